@@ -41,7 +41,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
     try:
+        mode = _default_mode(part)
         yield part
+        part.chmod(mode)  # some libraries make their files readable by the owner alone
         _sync(part)
         os.replace(part, path)
         _sync(path.parent)
@@ -122,6 +124,14 @@ def remove_partials(folder: str | Path) -> None:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _default_mode(part: Path) -> int:
+    """The permissions that a plain new file gets in this folder; fails where none can be made."""
+    part.touch(exist_ok=False)
+    mode = part.stat().st_mode & 0o777
+    part.unlink()
+    return mode
 
 
 def _sync(path: Path) -> None:
