@@ -1,0 +1,422 @@
+"""Offline labels: for every latent the rule over tokens and metadata that best predicts it.
+
+No language model writes them. Rules are proposed and chosen on documents of the train split and
+scored on held-out documents, so a label says exactly what was measured and how well it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from monoscope.errors import DataError, FormatError, MismatchError
+from monoscope.features.rule_search import Firings, find_rules
+from monoscope.features.rules import LABEL_WIDTH, AnyOf, Rule, StoredDoc, TokenTable
+from monoscope.features.visible import quoted
+from monoscope.files import write_atomic
+from monoscope.ops.codes import SparseCodes
+
+SUMMARY_FILE = "labels.json"
+MIN_TRAIN = 10  # firings in the sample below which no rule is sought
+MIN_HELD_OUT = 10  # held-out firings below which a score would be noise, so is null
+FLOOR = 0.25  # F1 on the choosing part below which a label says it is unclear
+MARGIN = 0.1  # of the way from "it always fires" to a perfect rule that a clear label must go
+OVERSAMPLE = 8  # tokens of shards opened per token sampled, so that a sample spans many documents
+ENCODE_BATCH = 4096
+_MAX_META_VALUES = 64
+
+
+class ShardInfo(Protocol):
+    """One shard of the store, as far as labels look at it."""
+
+    n_tokens: int
+
+
+class Shard(Protocol):
+    """Rows of a shard: acts [n,D], doc [n], pos [n]."""
+
+    acts: torch.Tensor
+    doc: torch.Tensor
+    pos: torch.Tensor
+
+
+class Store(Protocol):
+    """What labels read of an activation store."""
+
+    d_in: int
+    site: Any
+
+    def shards(self, split: str) -> list[Any]: ...
+    def read(self, shard: Any) -> Any: ...
+    def get_documents(self, ids: Iterable[int]) -> dict[int, Any]: ...
+
+
+class Sae(Protocol):
+    """What labels need of an autoencoder."""
+
+    config: Any
+
+    def encode(self, x: torch.Tensor) -> SparseCodes: ...
+
+
+class AtlasLike(Protocol):
+    """What labels need of an atlas: its folder and a place for labels."""
+
+    folder: Path
+
+    def set_labels(self, rows: list[dict[str, Any]]) -> Any: ...
+
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a rule does on held-out tokens; every figure is a ratio of token counts.
+
+    precision = TP/rule fires, recall = TP/latent fires, f1 = 2·TP/(rule fires + latent fires),
+    auc = (true-positive rate + true-negative rate)/2, the area under a yes/no rule's curve.
+    """
+
+    n_fired: int
+    n_rule: int
+    n_tokens: int
+    precision: float
+    recall: float
+    f1: float
+    auc: float
+
+    @classmethod
+    def from_counts(cls, tp: int, n_rule: int, n_fired: int, n_tokens: int) -> Score:
+        """The score of a rule that fires n_rule times, tp of them among the latent's n_fired."""
+        quiet = n_tokens - n_fired
+        recall = tp / n_fired if n_fired else 0.0
+        specificity = 1 - (n_rule - tp) / quiet if quiet else 0.0
+        return cls(
+            n_fired=n_fired,
+            n_rule=n_rule,
+            n_tokens=n_tokens,
+            precision=tp / n_rule if n_rule else 0.0,
+            recall=recall,
+            f1=2 * tp / (n_rule + n_fired) if n_rule + n_fired else 0.0,
+            auc=(recall + specificity) / 2,
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Tokens of one split with their codes: a table of contexts and where each latent fires."""
+
+    table: TokenTable
+    firings: Firings
+    doc: NDArray[np.int64]
+
+
+def label(
+    atlas: Any,
+    sae: Any,
+    store: Any,
+    *,
+    n_tokens: int = 200_000,
+    n_held_out: int = 60_000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Any:
+    """Label every latent of `atlas` by rule and score each label on held-out documents.
+
+    n_tokens: tokens of the train split on which rules are proposed and chosen; n_held_out:
+    tokens of the held-out split on which they are scored. A score is null below 10 held-out
+    firings. Writes the label columns of the atlas and `labels.json` beside them.
+
+    Raises MismatchError if atlas, SAE and store do not belong together; DataError if the train
+    split is empty.
+    """
+    _check(atlas, sae, store)
+    total = n_tokens + n_held_out
+    train = draw_sample(
+        sae, store, "train", n_tokens, seed=seed, progress=_part(progress, 0, total)
+    )
+    if not train.table.n_tokens:
+        raise DataError("there is nothing to label from: the store's train split is empty")
+    keys = [name.removeprefix("meta:") for name in train.table.columns if name.startswith("meta:")]
+    held = draw_sample(
+        sae, store, "held_out", n_held_out, seed=seed, meta_keys=keys,
+        progress=_part(progress, n_tokens, total),
+    )  # fmt: skip
+    rows, rules = label_rows(train, held, seed=seed)
+    summary = summarise(rows, rules, train, held, seed=seed)
+    written = atlas.set_labels(rows)
+    write_atomic(Path(atlas.folder) / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    return atlas if written is None else written
+
+
+def label_summary(folder: str | Path) -> dict[str, Any]:
+    """Read the summary that `label` left in an atlas folder.
+
+    Raises FormatError if the atlas has not been labelled or the file is damaged.
+    """
+    path = Path(folder) / SUMMARY_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise FormatError(
+            "this atlas has no labels yet", got=path, hint="Run `monoscope label`."
+        ) from exc
+    except ValueError as exc:
+        raise FormatError(f"{path} is damaged", got=exc, expected="JSON") from exc
+    if not isinstance(data, dict):
+        raise FormatError(f"{path} is damaged", got=type(data).__name__, expected="a JSON object")
+    return data
+
+
+def label_rows(
+    train: Sample, held: Sample, *, seed: int = 0
+) -> tuple[list[dict[str, Any]], list[Rule | None]]:
+    """One row of label columns per latent, and the rule behind each label (None where none)."""
+    found = find_rules(train.table, train.firings, _choosing(train.doc, seed))
+    fired, held_hits = train.firings.totals, _rows_by_latent(held.firings)
+    rows: list[dict[str, Any]] = []
+    rules: list[Rule | None] = []
+    for latent, n_fired in enumerate(fired.tolist()):
+        enough = n_fired >= MIN_TRAIN
+        rule = found.rules[latent] if enough else None
+        clear = rule is not None and found.score[latent] >= _floor(n_fired, train.table.n_tokens)
+        if not clear:
+            rule = found.plain[latent] if enough else None
+        score = _score(rule, held, held_hits[latent]) if rule else None
+        rows.append(_row(latent, _text(rule, clear, n_fired), rule, score, n_fired, train, held))
+        rules.append(rule)
+    return rows, rules
+
+
+def summarise(
+    rows: list[dict[str, Any]], rules: list[Rule | None], train: Sample, held: Sample, *, seed: int
+) -> dict[str, Any]:
+    """Figures over all labels, beside the control: each rule scored on another latent.
+
+    The control shifts the rules among the scored latents by a random amount, so it keeps their
+    breadth and breaks only their match; a label means something as far as it beats it.
+    """
+    scored = [row["latent"] for row in rows if row["label_f1"] is not None]
+    f1 = [rows[i]["label_f1"] for i in scored]
+    auc = [rows[i]["label_auc"] for i in scored]
+    clear = [i for i in scored if not rows[i]["label"].startswith("unclear")]
+    alive = int((train.firings.totals > 0).sum())
+    hits = _rows_by_latent(held.firings)
+    control: list[Score] = []
+    if len(scored) > 1:
+        order = np.random.default_rng(seed).permutation(scored).tolist()
+        for latent, other in zip(order, order[1:] + order[:1], strict=True):
+            rule = rules[other]
+            assert rule is not None
+            control.append(_score(rule, held, hits[latent]))
+    return {
+        "schema_version": 1,
+        "method": "rule",
+        "seed": seed,
+        "n_tokens": train.table.n_tokens,
+        "n_held_out_tokens": held.table.n_tokens,
+        "n_documents": len(np.unique(train.doc)),
+        "n_held_out_documents": len(np.unique(held.doc)),
+        "n_latents": len(rows),
+        "n_alive": alive,
+        "n_scored": len(scored),
+        "n_clear": len(clear),
+        "share_auc_0.9": _share(auc, 0.9, alive),
+        "share_f1_0.5": _share(f1, 0.5, alive),
+        "median_f1": _median(f1),
+        "median_auc": _median(auc),
+        "control": {
+            "definition": "the same rules, each scored on a random other scored latent",
+            "median_f1": _median([s.f1 for s in control]),
+            "median_auc": _median([s.auc for s in control]),
+            "share_auc_0.9": _share([s.auc for s in control], 0.9, alive),
+        },
+    }
+
+
+def draw_sample(
+    sae: Any,
+    store: Any,
+    split: str,
+    n_tokens: int,
+    *,
+    seed: int = 0,
+    meta_keys: list[str] | None = None,
+    progress: Progress | None = None,
+) -> Sample:
+    """About n_tokens tokens of whole documents of a split, spread over its shards, with codes.
+
+    meta_keys: metadata to describe tokens by; None takes the keys with few distinct values.
+    """
+    rng = np.random.default_rng([seed, 0 if split == "train" else 1])
+    infos = _some_shards(store.shards(split), n_tokens * OVERSAMPLE, rng)
+    wanted = min(1.0, n_tokens / max(sum(info.n_tokens for info in infos), 1))
+    latents, rows, docs, positions = [], [], [], []
+    done = 0
+    for info in infos:
+        shard = store.read(info)
+        doc, pos = shard.doc.numpy().astype(np.int64), shard.pos.numpy().astype(np.int64)
+        kept = _some_documents(doc, wanted, rng)
+        for start in range(0, len(kept), ENCODE_BATCH):
+            batch = kept[start : start + ENCODE_BATCH]
+            codes = _encode(sae, shard.acts[torch.from_numpy(batch)])
+            fired = codes.values > 0
+            latents.append(codes.indices[fired].numpy().astype(np.int64))
+            rows.append(codes.rows[fired].numpy() + done)
+            done += len(batch)
+            if progress is not None:
+                progress(min(done, n_tokens), n_tokens)
+        docs.append(doc[kept])
+        positions.append(pos[kept])
+    doc, pos = _joined(docs), _joined(positions)
+    documents = store.get_documents(np.unique(doc).tolist())
+    keys = _meta_keys(documents) if meta_keys is None else meta_keys
+    table = TokenTable.build(documents, doc, pos, keys)
+    return Sample(table, Firings(_joined(latents), _joined(rows), sae.config.d_sae), doc)
+
+
+def _check(atlas: Any, sae: Any, store: Any) -> None:
+    if store.d_in != sae.config.d_in:
+        raise MismatchError(
+            "the store's activations do not fit the SAE",
+            got=f"d_in {store.d_in}",
+            expected=f"d_in {sae.config.d_in}",
+            hint="Use the store that the SAE was trained on.",
+        )
+    d_sae = atlas.manifest.get("d_sae")
+    if d_sae is not None and d_sae != sae.config.d_sae:
+        raise MismatchError(
+            "the atlas was made with another SAE",
+            got=f"{d_sae} latents",
+            expected=f"{sae.config.d_sae}",
+            hint="Index this SAE first.",
+        )
+
+
+def _encode(sae: Any, acts: torch.Tensor) -> SparseCodes:
+    with torch.no_grad():
+        codes = sae.encode(acts)
+    return SparseCodes(codes.indices.cpu(), codes.values.cpu(), codes.offsets.cpu(), codes.d_sae)
+
+
+def _some_shards(infos: list[Any], n_tokens: int, rng: np.random.Generator) -> list[Any]:
+    """Shards in random order until they hold n_tokens, so a large store is not read whole."""
+    kept, total = [], 0
+    for i in rng.permutation(len(infos)).tolist():
+        if total >= n_tokens:
+            break
+        kept.append(infos[i])
+        total += infos[i].n_tokens
+    return kept
+
+
+def _some_documents(
+    doc: NDArray[np.int64], share: float, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Row numbers of random whole documents that make up about `share` of a shard's tokens."""
+    ids, lengths = np.unique(doc, return_counts=True)
+    order = rng.permutation(len(ids))
+    before = np.concatenate([[0], lengths[order].cumsum()[:-1]]) if len(ids) else lengths
+    return np.flatnonzero(np.isin(doc, ids[order[before < share * len(doc)]]))
+
+
+def _choosing(doc: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """The rows of one document in three; every row where there are fewer than three documents."""
+    ids = np.random.default_rng([seed, 2]).permutation(np.unique(doc))
+    return np.isin(doc, ids[::3]) if len(ids) >= 3 else np.ones(len(doc), dtype=bool)
+
+
+def _meta_keys(documents: dict[int, StoredDoc]) -> list[str]:
+    """Metadata keys that sort documents into groups; titles and dates name single documents."""
+    values: dict[str, set[str]] = {}
+    for document in documents.values():
+        for key, value in document.meta.items():
+            values.setdefault(key, set()).add(value)
+    most = min(_MAX_META_VALUES, len(documents) // 3)
+    return sorted(
+        key
+        for key, held in values.items()
+        if 2 <= len(held) <= most and all(len(value) <= 40 for value in held)
+    )
+
+
+def _floor(n_fired: int, n_tokens: int) -> float:
+    """The F1 below which a rule says nothing: FLOOR, or a little over that of "it always fires"."""
+    density = n_fired / n_tokens
+    always = 2 * density / (1 + density)
+    return max(FLOOR, always + MARGIN * (1 - always))
+
+
+def _rows_by_latent(firings: Firings) -> list[NDArray[np.int64]]:
+    order = np.argsort(firings.latent, kind="stable")
+    return np.split(firings.row[order], firings.totals.cumsum()[:-1])
+
+
+def _score(rule: Rule, held: Sample, hits: NDArray[np.int64]) -> Score:
+    tp = int(rule.fires(held.table, hits).sum())
+    return Score.from_counts(tp, rule.count(held.table), len(hits), held.table.n_tokens)
+
+
+def _text(rule: Rule | None, clear: bool, n_fired: int) -> str | None:
+    if rule is None:
+        return (
+            "unclear · too rare in the sample"
+            if 0 < n_fired < MIN_TRAIN
+            else ("unclear" if n_fired else None)
+        )
+    if clear:
+        return rule.describe()
+    assert isinstance(rule, AnyOf)
+    head = "unclear · top tokens "
+    for n in range(len(rule.values), 0, -1):
+        text = head + ", ".join(quoted(value) for value in rule.values[:n])
+        if len(text) <= LABEL_WIDTH:
+            return text
+    return head + AnyOf("token", rule.values[:1]).describe(LABEL_WIDTH - len(head))
+
+
+def _row(
+    latent: int, text: str | None, rule: Rule | None, score: Score | None, n_fired: int,
+    train: Sample, held: Sample,
+) -> dict[str, Any]:  # fmt: skip
+    """The label columns of one latent; scores null where too few held-out tokens fire."""
+    enough = score is not None and score.n_fired >= MIN_HELD_OUT
+    detail = None if rule is None else rule.to_json()
+    if detail is not None and score is not None:
+        detail["held_out"] = asdict(score) if enough else {"n_fired": score.n_fired}
+    density = score.n_fired / held.table.n_tokens if score and held.table.n_tokens else None
+    return {
+        "latent": latent,
+        "label": text,
+        "label_rule": None if detail is None else json.dumps(detail, ensure_ascii=False),
+        "label_method": None if text is None else "rule",
+        "label_f1": score.f1 if score and enough else None,
+        "label_auc": score.auc if score and enough else None,
+        "label_base": density,
+    }
+
+
+def _part(progress: Progress | None, start: int, total: int) -> Progress | None:
+    if progress is None:
+        return None
+    return lambda done, _: progress(start + done, total)
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def _share(values: list[float], least: float, of: int) -> float | None:
+    return sum(value >= least for value in values) / of if of else None
+
+
+def _median(values: list[float]) -> float | None:
+    return float(np.median(values)) if values else None
