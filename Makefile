@@ -23,7 +23,7 @@ test: $(VENV)/.tests
 	@echo "ruff check" && $(BIN)/ruff check --quiet .
 	@echo "ruff format --check" && $(BIN)/ruff format --check --quiet .
 	@echo "mypy" && $(BIN)/mypy --no-error-summary
-	@echo "lint-imports" && $(BIN)/lint-imports --quiet 2>/dev/null || $(BIN)/lint-imports
+	@echo "lint-imports" && $(BIN)/lint-imports --no-logo
 	@echo "pytest" && $(BIN)/pytest
 
 # Each stamp is touched only when every step before it succeeded, so a broken-off set-up is taken
@@ -33,7 +33,7 @@ $(VENV)/.python:
 	  echo "monoscope needs Python 3.11 or newer, got: $$($(PYTHON) --version 2>&1). Try: PYTHON=python3.12 make demo" >&2; \
 	  exit 1; }
 	@echo "creating $(VENV) with $$($(PYTHON) --version 2>&1)"
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null || { \
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null || { \
 	  echo "$(PYTHON) -m venv failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@touch $@
 
