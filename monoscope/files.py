@@ -96,18 +96,23 @@ def require_folder(path: str | Path, kind: str, *, also: Sequence[str] = ()) -> 
         raise OutputError("the output folder is a file", got=path, expected="a folder") from exc
     except OSError as exc:
         raise (write_problem(path, exc) or OutputError(f"cannot use {path}", got=exc)) from exc
-    if kind in names:
-        return path
-    foreign = [n for n in names if not is_partial(n) and not _matches(n, also)]
-    if foreign:
-        shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
-        raise OutputError(
-            f"the output folder {path} holds something else",
-            got=shown,
-            expected=f"a new or empty folder, or one with {kind}",
-            hint="Nothing was written; choose another folder.",
-        )
+    refuse_foreign(str(path), names, kind, also=also)
     return path
+
+
+def refuse_foreign(
+    where: str, names: Sequence[str], kind: str, *, also: Sequence[str] = ()
+) -> None:
+    """Raise OutputError unless `names`, found in `where`, are those of a folder of `kind`."""
+    foreign = [n for n in names if not is_partial(n) and not _matches(n, also)]
+    if kind in names or not foreign:
+        return
+    raise OutputError(
+        f"the output folder {where} holds something else",
+        got=", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else ""),
+        expected=f"a new or empty folder, or one with {kind}",
+        hint="Nothing was written; choose another folder.",
+    )
 
 
 def is_partial(name: str) -> bool:
