@@ -1,0 +1,148 @@
+"""From edits to hooks: what actually happens to the activations of a running model.
+
+All edits at one site read f from the same, unedited x, and their moves are summed; so the order in
+which edits are listed does not matter. Tokens that the SAE's own mask policy leaves out (padding,
+special tokens, norm sinks) are never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from monoscope.errors import MismatchError
+from monoscope.lm.protocol import LM, Hook, Positions
+from monoscope.sae.model import SAE
+from monoscope.sites import Site
+from monoscope.steer.edits import Edit
+from monoscope.steer.units import mask_policy, site_of
+
+
+@dataclass
+class Meter:
+    """Adds up ‖Δ‖/‖x‖ over the positions that edits were applied to, at every site."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, delta: Tensor, x: Tensor) -> None:
+        """Count rows delta [n,D] written onto rows x [n,D]."""
+        ratio = delta.double().norm(dim=-1) / x.double().norm(dim=-1).clamp_min(1e-30)
+        self.total += float(ratio.sum())
+        self.count += ratio.numel()
+
+    @property
+    def mean(self) -> float:
+        """Mean ‖Δ‖/‖x‖ over edited positions; 0 where nothing was edited."""
+        return self.total / self.count if self.count else 0.0
+
+
+@dataclass(frozen=True)
+class SiteEdits:
+    """A hook that applies every edit of one site.
+
+    groups: each SAE at the site with its edits.  generated [B,S] overrides what the model says was
+    generated, for a forward pass over text that is already there.  meter: where sizes are added up.
+    """
+
+    groups: tuple[tuple[SAE, tuple[Edit, ...]], ...]
+    generated: Tensor | None = None
+    meter: Meter | None = field(default=None, compare=False)
+
+    def __call__(self, x: Tensor, positions: Positions) -> Tensor:
+        """x [B,S,D] -> x' [B,S,D] in x's dtype; positions that no edit names keep every bit."""
+        delta, edited = self.delta(x, positions)
+        if not edited.any():
+            return x
+        if self.meter is not None:
+            self.meter.add(delta[edited], x[edited])
+        return add_where(x, delta, edited)
+
+    def delta(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:
+        """The sum of all moves, [B,S,D] in at least fp32, and which positions they edit, [B,S]."""
+        wide = torch.promote_types(x.dtype, torch.float32)
+        delta = torch.zeros(x.shape, dtype=wide, device=x.device)
+        edited = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+        generated = positions.generated if self.generated is None else self.generated
+        for sae, edits in self.groups:
+            keep = kept(sae, x, positions)
+            chosen = [keep & _chosen(edit, generated) for edit in edits]
+            union = torch.stack(chosen).any(0)
+            if union.any():
+                delta[union] += _moves(sae, edits, x[union], [c[union] for c in chosen]).to(delta)
+                edited |= union
+        return delta, edited
+
+
+def _chosen(edit: Edit, generated: Tensor) -> Tensor:
+    if edit.where == "generated":
+        return generated
+    return ~generated if edit.where == "given" else torch.ones_like(generated)
+
+
+def _moves(sae: SAE, edits: Sequence[Edit], rows: Tensor, chosen: Sequence[Tensor]) -> Tensor:
+    """Σ coefficient(f)·d over the edits, [n,D], for rows [n,D] of the unedited x."""
+    rows = rows.to(sae.W_dec.device)
+    wide = torch.promote_types(sae.W_dec.dtype, torch.float32)
+    out = torch.zeros(rows.shape, dtype=wide, device=rows.device)
+    codes = sae.encode(rows) if any(edit.reads for edit in edits) else None
+    silent = torch.zeros(rows.shape[0], dtype=wide, device=rows.device)
+    for edit, here in zip(edits, chosen, strict=True):
+        # the whole selection decides f: a TopK latent that is not selected has f = 0
+        f = codes.column(edit.latent).to(wide) if codes is not None and edit.reads else silent
+        amount = torch.where(here.to(rows.device), edit.coefficient(f), 0.0)
+        out += amount[:, None] * edit.direction.to(wide)
+    return out
+
+
+def add_where(x: Tensor, delta: Tensor, where: Tensor) -> Tensor:
+    """x + delta where `where` [B,S] is set, x bit for bit elsewhere; x's dtype is kept."""
+    return torch.where(where[..., None], (x.to(delta.dtype) + delta).to(x.dtype), x)
+
+
+def kept(sae: SAE, x: Tensor, positions: Positions) -> Tensor:
+    """Positions the SAE was trained to read, [B,S] bool; all real tokens if it has no policy."""
+    policy = mask_policy(sae)
+    if policy is None:
+        return positions.mask
+    return policy.keep(positions.token_ids, positions.mask, x)
+
+
+def hooks_for(
+    edits: Sequence[Edit], *, generated: Tensor | None = None, meter: Meter | None = None
+) -> dict[Site, Hook]:
+    """One hook for each site the edits name; no edits, no hooks."""
+    sites: dict[Site, dict[int, list[Edit]]] = {}
+    for edit in edits:
+        sites.setdefault(edit.site, {}).setdefault(id(edit.sae), []).append(edit)
+    return {
+        site: SiteEdits(
+            tuple((group[0].sae, tuple(group)) for group in groups.values()), generated, meter
+        )
+        for site, groups in sites.items()
+    }
+
+
+def check_fits(lm: LM, sae: SAE) -> None:
+    """Raise MismatchError unless the SAE's width and recorded model are those of `lm`."""
+    site = site_of(sae)
+    width = lm.width(site)
+    if sae.config.d_in != width:
+        raise MismatchError(
+            f"the SAE does not fit {lm.name} at {site}",
+            got=f"d_in {sae.config.d_in}",
+            expected=f"{width}, the model's width there",
+        )
+    trained_on = sae.provenance.get("model") or {}
+    for key in ("weights", "tokenizer"):
+        theirs, ours = trained_on.get(key), lm.identity.get(key)
+        if theirs and ours and theirs != ours:
+            raise MismatchError(
+                f"the SAE was trained on another model ({key} differ)",
+                got=f"{lm.identity.get('model', lm.name)} ({ours[:12]})",
+                expected=f"{trained_on.get('model', 'the one it was trained on')} ({theirs[:12]})",
+                hint='To steer this one on purpose, remove "model" from sae.provenance.',
+            )

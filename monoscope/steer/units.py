@@ -1,0 +1,96 @@
+"""What steering needs of an SAE's training: its site, typical norm, maxima and masked tokens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from monoscope.data.masking import MaskPolicy
+from monoscope.errors import ConfigError, MismatchError, SiteError
+from monoscope.sae.model import SAE
+from monoscope.sites import Site
+
+
+class LatentStats(Protocol):
+    """What `times_max` asks of one feature of an atlas: the largest activation it was seen with."""
+
+    @property
+    def max(self) -> float: ...
+
+
+class MaxSource(Protocol):
+    """What `times_max` asks of an atlas: the figures of one latent."""
+
+    def feature(self, latent: int, /) -> LatentStats: ...
+
+
+def site_of(sae: SAE) -> Site:
+    """The site an SAE was trained at. Raises ConfigError where its provenance does not say."""
+    text = sae.provenance.get("site")
+    if not text:
+        raise ConfigError(
+            "the SAE does not say where it was trained",
+            expected='a site in sae.provenance["site"]',
+            hint='Set it, e.g. sae.provenance["site"] = "resid_post.8".',
+        )
+    if not isinstance(text, str | Site):
+        raise SiteError("the SAE's recorded site is not a site", got=repr(text))
+    return Site.parse(text)
+
+
+def median_norm(sae: SAE) -> float:
+    """The median ‖x‖ at the SAE's site in training. Raises ConfigError if not recorded."""
+    stats = sae.provenance.get("norm_stats") or {}
+    value = stats.get("median_norm")
+    if value is None:
+        raise ConfigError(
+            "a strength in × norm needs the site's median norm, which this SAE does not record",
+            hint="Give value= or times_max=, or set "
+            'sae.provenance["norm_stats"] = {"median_norm": ...}.',
+        )
+    return float(value)
+
+
+def latent_max(sae: SAE, latent: int, atlas: MaxSource | None = None) -> float:
+    """The largest activation a latent was seen with: the atlas's if given, else the SAE's own.
+
+    Raises ConfigError where neither knows it, or where the latent never fired.
+    """
+    if atlas is not None:
+        value, source = float(atlas.feature(latent).max), "the atlas"
+    else:
+        recorded = sae.provenance.get("latent_max")
+        if recorded is None:
+            raise ConfigError(
+                "a strength in × max needs the latent's maximum, which this SAE does not record",
+                hint="Pass atlas= (ms.load_atlas, ms.index), or give value= or times_norm=.",
+            )
+        if len(recorded) != sae.config.d_sae:
+            raise MismatchError(
+                'sae.provenance["latent_max"] does not fit the SAE',
+                got=f"{len(recorded)} values",
+                expected=f"{sae.config.d_sae}, one a latent",
+            )
+        value, source = float(recorded[latent]), "training"
+    if not value > 0:
+        raise ConfigError(
+            f"latent {latent} never fired in {source}, so × max means nothing for it",
+            got=f"max {value:g}",
+            hint="Give value= or times_norm=.",
+        )
+    return value
+
+
+def direction_norm(sae: SAE, latent: int) -> float:
+    """‖W_dec[latent]‖ in model units. Raises ConfigError for a row of zeros."""
+    norm = float(sae.W_dec[latent].detach().double().norm())
+    if norm == 0:
+        raise ConfigError(f"latent {latent} has no direction: its row of W_dec is zero")
+    return norm
+
+
+def mask_policy(sae: SAE) -> MaskPolicy | None:
+    """The policy by which the SAE's training left tokens out, or None where none is recorded."""
+    recorded = sae.provenance.get("mask_policy")
+    if recorded is None or isinstance(recorded, MaskPolicy):
+        return recorded
+    return MaskPolicy.from_dict(recorded)
