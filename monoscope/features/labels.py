@@ -7,74 +7,30 @@ scored on held-out documents, so a label says exactly what was measured and how 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from monoscope.errors import DataError, FormatError, MismatchError
-from monoscope.features.rule_search import Firings, find_rules
-from monoscope.features.rules import LABEL_WIDTH, AnyOf, Rule, StoredDoc, TokenTable
+from monoscope.features.label_sample import Progress, Sample, draw_sample, rows_by_latent
+from monoscope.features.rule_search import find_rules
+from monoscope.features.rules import LABEL_WIDTH, META, AnyOf, Rule
 from monoscope.features.visible import quoted
 from monoscope.files import write_atomic
-from monoscope.ops.codes import SparseCodes
+
+if TYPE_CHECKING:
+    from monoscope.data.store import ActivationStore
+    from monoscope.features.atlas import Atlas
+    from monoscope.sae.model import SAE
 
 SUMMARY_FILE = "labels.json"
 MIN_TRAIN = 10  # firings in the sample below which no rule is sought
 MIN_HELD_OUT = 10  # held-out firings below which a score would be noise, so is null
 FLOOR = 0.25  # F1 on the choosing part below which a label says it is unclear
 MARGIN = 0.1  # of the way from "it always fires" to a perfect rule that a clear label must go
-OVERSAMPLE = 8  # tokens of shards opened per token sampled, so that a sample spans many documents
-ENCODE_BATCH = 4096
-_MAX_META_VALUES = 64
-
-
-class ShardInfo(Protocol):
-    """One shard of the store, as far as labels look at it."""
-
-    n_tokens: int
-
-
-class Shard(Protocol):
-    """Rows of a shard: acts [n,D], doc [n], pos [n]."""
-
-    acts: torch.Tensor
-    doc: torch.Tensor
-    pos: torch.Tensor
-
-
-class Store(Protocol):
-    """What labels read of an activation store."""
-
-    d_in: int
-    site: Any
-
-    def shards(self, split: str) -> list[Any]: ...
-    def read(self, shard: Any) -> Any: ...
-    def get_documents(self, ids: Iterable[int]) -> dict[int, Any]: ...
-
-
-class Sae(Protocol):
-    """What labels need of an autoencoder."""
-
-    config: Any
-
-    def encode(self, x: torch.Tensor) -> SparseCodes: ...
-
-
-class AtlasLike(Protocol):
-    """What labels need of an atlas: its folder and a place for labels."""
-
-    folder: Path
-
-    def set_labels(self, rows: list[dict[str, Any]]) -> Any: ...
-
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -110,25 +66,16 @@ class Score:
         )
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Tokens of one split with their codes: a table of contexts and where each latent fires."""
-
-    table: TokenTable
-    firings: Firings
-    doc: NDArray[np.int64]
-
-
 def label(
-    atlas: Any,
-    sae: Any,
-    store: Any,
+    atlas: Atlas,
+    sae: SAE,
+    store: ActivationStore,
     *,
     n_tokens: int = 200_000,
     n_held_out: int = 60_000,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Any:
+) -> Atlas:
     """Label every latent of `atlas` by rule and score each label on held-out documents.
 
     n_tokens: tokens of the train split on which rules are proposed and chosen; n_held_out:
@@ -140,21 +87,20 @@ def label(
     """
     _check(atlas, sae, store)
     total = n_tokens + n_held_out
-    train = draw_sample(
-        sae, store, "train", n_tokens, seed=seed, progress=_part(progress, 0, total)
-    )
+    report = _part(progress, 0, total)
+    train = draw_sample(sae, store, "train", n_tokens, seed=seed, progress=report)
     if not train.table.n_tokens:
         raise DataError("there is nothing to label from: the store's train split is empty")
-    keys = [name.removeprefix("meta:") for name in train.table.columns if name.startswith("meta:")]
+    keys = [name.removeprefix(META) for name in train.table.columns if name.startswith(META)]
+    report = _part(progress, n_tokens, total)
     held = draw_sample(
-        sae, store, "held_out", n_held_out, seed=seed, meta_keys=keys,
-        progress=_part(progress, n_tokens, total),
-    )  # fmt: skip
+        sae, store, "held_out", n_held_out, seed=seed, meta_keys=keys, progress=report
+    )
     rows, rules = label_rows(train, held, seed=seed)
     summary = summarise(rows, rules, train, held, seed=seed)
-    written = atlas.set_labels(rows)
+    atlas.set_labels(rows)
     write_atomic(Path(atlas.folder) / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    return atlas if written is None else written
+    return atlas
 
 
 def label_summary(folder: str | Path) -> dict[str, Any]:
@@ -181,7 +127,7 @@ def label_rows(
 ) -> tuple[list[dict[str, Any]], list[Rule | None]]:
     """One row of label columns per latent, and the rule behind each label (None where none)."""
     found = find_rules(train.table, train.firings, _choosing(train.doc, seed))
-    fired, held_hits = train.firings.totals, _rows_by_latent(held.firings)
+    fired, held_hits = train.firings.totals, rows_by_latent(held.firings)
     rows: list[dict[str, Any]] = []
     rules: list[Rule | None] = []
     for latent, n_fired in enumerate(fired.tolist()):
@@ -209,7 +155,7 @@ def summarise(
     auc = [rows[i]["label_auc"] for i in scored]
     clear = [i for i in scored if not rows[i]["label"].startswith("unclear")]
     alive = int((train.firings.totals > 0).sum())
-    hits = _rows_by_latent(held.firings)
+    hits = rows_by_latent(held.firings)
     control: list[Score] = []
     if len(scored) > 1:
         order = np.random.default_rng(seed).permutation(scored).tolist()
@@ -242,48 +188,7 @@ def summarise(
     }
 
 
-def draw_sample(
-    sae: Any,
-    store: Any,
-    split: str,
-    n_tokens: int,
-    *,
-    seed: int = 0,
-    meta_keys: list[str] | None = None,
-    progress: Progress | None = None,
-) -> Sample:
-    """About n_tokens tokens of whole documents of a split, spread over its shards, with codes.
-
-    meta_keys: metadata to describe tokens by; None takes the keys with few distinct values.
-    """
-    rng = np.random.default_rng([seed, 0 if split == "train" else 1])
-    infos = _some_shards(store.shards(split), n_tokens * OVERSAMPLE, rng)
-    wanted = min(1.0, n_tokens / max(sum(info.n_tokens for info in infos), 1))
-    latents, rows, docs, positions = [], [], [], []
-    done = 0
-    for info in infos:
-        shard = store.read(info)
-        doc, pos = shard.doc.numpy().astype(np.int64), shard.pos.numpy().astype(np.int64)
-        kept = _some_documents(doc, wanted, rng)
-        for start in range(0, len(kept), ENCODE_BATCH):
-            batch = kept[start : start + ENCODE_BATCH]
-            codes = _encode(sae, shard.acts[torch.from_numpy(batch)])
-            fired = codes.values > 0
-            latents.append(codes.indices[fired].numpy().astype(np.int64))
-            rows.append(codes.rows[fired].numpy() + done)
-            done += len(batch)
-            if progress is not None:
-                progress(min(done, n_tokens), n_tokens)
-        docs.append(doc[kept])
-        positions.append(pos[kept])
-    doc, pos = _joined(docs), _joined(positions)
-    documents = store.get_documents(np.unique(doc).tolist())
-    keys = _meta_keys(documents) if meta_keys is None else meta_keys
-    table = TokenTable.build(documents, doc, pos, keys)
-    return Sample(table, Firings(_joined(latents), _joined(rows), sae.config.d_sae), doc)
-
-
-def _check(atlas: Any, sae: Any, store: Any) -> None:
+def _check(atlas: Atlas, sae: SAE, store: ActivationStore) -> None:
     if store.d_in != sae.config.d_in:
         raise MismatchError(
             "the store's activations do not fit the SAE",
@@ -301,51 +206,10 @@ def _check(atlas: Any, sae: Any, store: Any) -> None:
         )
 
 
-def _encode(sae: Any, acts: torch.Tensor) -> SparseCodes:
-    with torch.no_grad():
-        codes = sae.encode(acts)
-    return SparseCodes(codes.indices.cpu(), codes.values.cpu(), codes.offsets.cpu(), codes.d_sae)
-
-
-def _some_shards(infos: list[Any], n_tokens: int, rng: np.random.Generator) -> list[Any]:
-    """Shards in random order until they hold n_tokens, so a large store is not read whole."""
-    kept, total = [], 0
-    for i in rng.permutation(len(infos)).tolist():
-        if total >= n_tokens:
-            break
-        kept.append(infos[i])
-        total += infos[i].n_tokens
-    return kept
-
-
-def _some_documents(
-    doc: NDArray[np.int64], share: float, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Row numbers of random whole documents that make up about `share` of a shard's tokens."""
-    ids, lengths = np.unique(doc, return_counts=True)
-    order = rng.permutation(len(ids))
-    before = np.concatenate([[0], lengths[order].cumsum()[:-1]]) if len(ids) else lengths
-    return np.flatnonzero(np.isin(doc, ids[order[before < share * len(doc)]]))
-
-
 def _choosing(doc: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     """The rows of one document in three; every row where there are fewer than three documents."""
     ids = np.random.default_rng([seed, 2]).permutation(np.unique(doc))
     return np.isin(doc, ids[::3]) if len(ids) >= 3 else np.ones(len(doc), dtype=bool)
-
-
-def _meta_keys(documents: dict[int, StoredDoc]) -> list[str]:
-    """Metadata keys that sort documents into groups; titles and dates name single documents."""
-    values: dict[str, set[str]] = {}
-    for document in documents.values():
-        for key, value in document.meta.items():
-            values.setdefault(key, set()).add(value)
-    most = min(_MAX_META_VALUES, len(documents) // 3)
-    return sorted(
-        key
-        for key, held in values.items()
-        if 2 <= len(held) <= most and all(len(value) <= 40 for value in held)
-    )
 
 
 def _floor(n_fired: int, n_tokens: int) -> float:
@@ -353,11 +217,6 @@ def _floor(n_fired: int, n_tokens: int) -> float:
     density = n_fired / n_tokens
     always = 2 * density / (1 + density)
     return max(FLOOR, always + MARGIN * (1 - always))
-
-
-def _rows_by_latent(firings: Firings) -> list[NDArray[np.int64]]:
-    order = np.argsort(firings.latent, kind="stable")
-    return np.split(firings.row[order], firings.totals.cumsum()[:-1])
 
 
 def _score(rule: Rule, held: Sample, hits: NDArray[np.int64]) -> Score:
@@ -408,10 +267,6 @@ def _part(progress: Progress | None, start: int, total: int) -> Progress | None:
     if progress is None:
         return None
     return lambda done, _: progress(start + done, total)
-
-
-def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
 
 def _share(values: list[float], least: float, of: int) -> float | None:

@@ -51,7 +51,7 @@ class Firings:
 
 @dataclass(frozen=True)
 class Found:
-    """The best rule of each latent (None where it has no candidate) and its F1 on the choosing part."""
+    """The best rule of each latent, None where it has no candidate, and its F1 where chosen."""
 
     rules: list[Rule | None]
     score: Floats
@@ -165,7 +165,7 @@ def _leading(hits: sparse.csr_matrix, base: Ints, totals: Ints) -> Ints:
 
 
 def _greedy(hits: sparse.csr_matrix, base_of: Any, totals: Ints) -> Ints:
-    """Add, value by value, the one that raises F1 most: codes [L, MAX_VALUES], −1 once none does."""
+    """Add, one by one, the value that raises F1 most: codes [L, MAX_VALUES], −1 for no more."""
     n_latents = hits.shape[0]
     latent = np.repeat(np.arange(n_latents), np.diff(hits.indptr))
     value, tp = hits.indices.astype(np.int64), hits.data.astype(np.float64)

@@ -8,7 +8,7 @@ fires on. Values are text, not vocabulary ids, so a rule reads the same on any t
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -37,9 +37,12 @@ _BARE = ("shape", "script", "position")
 class StoredDoc(Protocol):
     """What is read of a stored document; ends[i] is the end of token i in `text`, in characters."""
 
-    text: str
-    ends: Sequence[int]
-    meta: dict[str, str]
+    @property
+    def text(self) -> str: ...
+    @property
+    def ends(self) -> Sequence[int]: ...
+    @property
+    def meta(self) -> Mapping[str, str]: ...
 
 
 class Column:
@@ -75,12 +78,12 @@ class TokenTable:
     @classmethod
     def build(
         cls,
-        documents: dict[int, StoredDoc],
+        documents: Mapping[int, StoredDoc],
         doc: NDArray[np.int64],
         pos: NDArray[np.int64],
         meta_keys: Sequence[str] = (),
     ) -> TokenTable:
-        """Describe the tokens (doc [N], pos [N]) of `documents`; pos counts a document's own tokens.
+        """Describe the tokens (doc [N], pos [N]) of `documents`; pos counts each one's own tokens.
 
         Neighbouring tokens come from the document itself, so a masked neighbour is still seen.
         """

@@ -90,7 +90,7 @@ def test_rules_survive_json(table: TokenTable) -> None:
 
 
 def test_an_unknown_rule_is_refused() -> None:
-    with pytest.raises(FormatError, match="unknown label rule.*got 'near'"):
+    with pytest.raises(FormatError, match=r"unknown label rule.*got 'near'"):
         rule_from_json({"kind": "near"})
 
 
