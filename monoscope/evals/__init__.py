@@ -1,0 +1,6 @@
+"""How good an SAE is: reconstruction, what it costs the model, baselines, intervals."""
+
+from monoscope.evals.result import Baseline, Result
+from monoscope.evals.run import evaluate
+
+__all__ = ["Baseline", "Result", "evaluate"]
