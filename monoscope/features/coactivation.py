@@ -1,0 +1,294 @@
+"""Which latents fire on the same tokens: counted over all pairs, exactly where that fits.
+
+Up to MAX_EXACT latents (and not too many active at once) every pair of every token is counted in
+a triangle of L·(L−1)/2 counters. Beyond that a random set of tokens is kept, bounded in size, and
+pairs are counted on those; how many tokens the counts rest on is part of the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from monoscope.errors import MismatchError
+from monoscope.features.columns import Columns
+
+MAX_EXACT = 16_384  # latents; the triangle then takes 0.5 GB
+MAX_EXACT_L0 = 128  # active latents per token beyond which counting every pair would outweigh encoding
+SAMPLE_ENTRIES = 2**25  # kept active entries of sampled tokens
+SAMPLE_PAIRS = 2**32  # pairs of active latents on sampled tokens
+
+
+@njit(cache=True, nogil=True)
+def _row_start(i, n):  # type: ignore[no-untyped-def]
+    """Where latent i's pairs (i, i+1), …, (i, n-1) begin in the triangle, less i+1."""
+    return i * n - i * (i + 1) // 2 - i - 1
+
+
+@njit(cache=True, nogil=True)
+def _count(lo, hi, starts, rows, entries, indices, offsets, n, triangle):  # type: ignore[no-untyped-def]
+    for i in range(lo, hi):
+        base = _row_start(i, n)
+        for j in range(starts[i], starts[i + 1]):
+            for e in range(entries[j] + 1, offsets[rows[j] + 1]):
+                triangle[base + indices[e]] += 1
+
+
+@njit(cache=True, nogil=True)
+def _offer(i, j, n_both, score, other, both, scores):  # type: ignore[no-untyped-def]
+    """Put j among latent i's best if it belongs there: by score, then by smaller id."""
+    k = other.shape[1]
+    s = k
+    while s > 0 and (
+        other[i, s - 1] < 0
+        or score > scores[i, s - 1]
+        or (score == scores[i, s - 1] and j < other[i, s - 1])
+    ):
+        s -= 1
+    if s == k:
+        return
+    for t in range(k - 1, s, -1):
+        other[i, t], both[i, t], scores[i, t] = other[i, t - 1], both[i, t - 1], scores[i, t - 1]
+    other[i, s], both[i, s], scores[i, s] = j, n_both, score
+
+
+@njit(cache=True, nogil=True)
+def _best_of_triangle(triangle, count, least, other, both, scores):  # type: ignore[no-untyped-def]
+    n = len(count)
+    for i in range(n):
+        base = _row_start(i, n)
+        for j in range(i + 1, n):
+            n_both = np.int64(triangle[base + j])
+            if n_both >= least:
+                score = n_both / (count[i] + count[j] - n_both)
+                _offer(i, j, n_both, score, other, both, scores)
+                _offer(j, i, n_both, score, other, both, scores)
+
+
+@njit(cache=True, nogil=True)
+def _best_of_sample(starts, rows, indices, offsets, count, least, other, both, scores):  # type: ignore[no-untyped-def]
+    n = len(count)
+    seen = np.zeros(n, np.int64)
+    touched = np.empty(n, np.int64)
+    for i in range(n):
+        n_touched = 0
+        for j in range(starts[i], starts[i + 1]):
+            for e in range(offsets[rows[j]], offsets[rows[j] + 1]):
+                o = indices[e]
+                if seen[o] == 0:
+                    touched[n_touched] = o
+                    n_touched += 1
+                seen[o] += 1
+        for t in range(n_touched):
+            o = touched[t]
+            if o != i and seen[o] >= least:
+                score = seen[o] / (count[i] + count[o] - seen[o])
+                _offer(i, o, seen[o], score, other, both, scores)
+            seen[o] = 0
+
+
+@njit(cache=True, nogil=True)
+def _pairs_of_sample(left, right, starts, rows, out):  # type: ignore[no-untyped-def]
+    for n in range(len(left)):
+        a, b = starts[left[n]], starts[right[n]]
+        while a < starts[left[n] + 1] and b < starts[right[n] + 1]:
+            if rows[a] == rows[b]:
+                out[n] += 1
+                a += 1
+                b += 1
+            elif rows[a] < rows[b]:
+                a += 1
+            else:
+                b += 1
+
+
+@dataclass(frozen=True)
+class Best:
+    """Each latent's best partners, [L, K]: other (-1 where there are fewer), n_both, jaccard."""
+
+    other: NDArray[np.int64]
+    n_both: NDArray[np.int64]
+    jaccard: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, n_latents: int, k: int) -> Best:
+        """No partners yet."""
+        shape = (n_latents, k)
+        return cls(np.full(shape, -1, np.int64), np.zeros(shape, np.int64), np.zeros(shape))
+
+
+class PairCounts:
+    """Exact counts of tokens on which both latents of a pair are active."""
+
+    exact = True
+
+    def __init__(self, n_latents: int) -> None:
+        self.n_tokens = 0
+        self.count = np.zeros(n_latents, np.int64)
+        self.triangle = np.zeros(n_latents * (n_latents - 1) // 2, np.uint32)
+
+    def begin(self, columns: Columns, token_hash: NDArray[np.uint64]) -> None:
+        """Count a block's tokens and each latent's firings; the pairs follow with `update`."""
+        self.n_tokens += len(token_hash)
+        self.count += np.diff(columns.starts)
+
+    def update(self, columns: Columns, latents: tuple[int, int]) -> None:
+        """Count a block's pairs whose smaller latent lies in the half-open range `latents`."""
+        _count(
+            *latents, columns.starts, columns.rows, columns.entries, columns.indices,
+            columns.offsets, len(self.count), self.triangle,
+        )  # fmt: skip
+
+    def merge(self, other: PairCounts) -> None:
+        """Add the counts of other data."""
+        self.n_tokens += other.n_tokens
+        self.count += other.count
+        self.triangle += other.triangle
+
+    def best(self, k: int, least: int) -> Best:
+        """The k partners of each latent with the highest Jaccard index and n_both >= least."""
+        best = Best.empty(len(self.count), k)
+        _best_of_triangle(
+            self.triangle, self.count, least, best.other, best.n_both, best.jaccard
+        )  # fmt: skip
+        return best
+
+    def pairs(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+        """n_both of the given pairs of different latents, [n]."""
+        i, j = np.minimum(left, right), np.maximum(left, right)
+        n = len(self.count)
+        return self.triangle[i * n - i * (i + 1) // 2 - i - 1 + j].astype(np.int64)
+
+
+class PairSample:
+    """The active latents of randomly chosen tokens, from which pairs are counted at the end.
+
+    A token is kept while its hash is below a limit; the limit is halved whenever the kept tokens
+    hold too many entries or pairs. The limit reached, and so the sample, does not depend on the
+    order of the data, and two samples merge into the sample of the whole.
+    """
+
+    exact = False
+
+    def __init__(
+        self, n_latents: int, max_entries: int = SAMPLE_ENTRIES, max_pairs: int = SAMPLE_PAIRS
+    ) -> None:
+        self.n_latents = n_latents
+        self.max_entries, self.max_pairs = max_entries, max_pairs
+        self.shift = 0  # kept: hash >> (64 - shift) == 0
+        self.token_hash = np.zeros(0, np.uint64)
+        self.length = np.zeros(0, np.int64)
+        self.indices = np.zeros(0, np.int32)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in the sample."""
+        return len(self.token_hash)
+
+    @property
+    def count(self) -> NDArray[np.int64]:
+        """Firings of each latent in the sample, [L]."""
+        return np.bincount(self.indices, minlength=self.n_latents)
+
+    def begin(self, columns: Columns, token_hash: NDArray[np.uint64]) -> None:
+        """Add a block's chosen tokens."""
+        length = np.diff(columns.offsets)
+        kept = _below(token_hash, self.shift)
+        self._append(token_hash[kept], length[kept], columns.indices[np.repeat(kept, length)])
+
+    def update(self, columns: Columns, latents: tuple[int, int]) -> None:
+        """Nothing: pairs are counted at the end."""
+
+    def merge(self, other: PairSample) -> None:
+        """Add the sample of other data."""
+        self.shift = max(self.shift, other.shift)
+        self._trim()
+        kept = _below(other.token_hash, self.shift)
+        entries = other.indices[np.repeat(kept, other.length)]
+        self._append(other.token_hash[kept], other.length[kept], entries)
+
+    def best(self, k: int, least: int) -> Best:
+        """The k partners of each latent with the highest Jaccard index and n_both >= least."""
+        columns, best = self._columns(), Best.empty(self.n_latents, k)
+        _best_of_sample(
+            columns.starts, columns.rows, columns.indices, columns.offsets, self.count, least,
+            best.other, best.n_both, best.jaccard,
+        )  # fmt: skip
+        return best
+
+    def pairs(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+        """n_both of the given pairs of different latents, [n]."""
+        columns, out = self._columns(), np.zeros(len(left), np.int64)
+        _pairs_of_sample(left, right, columns.starts, columns.rows, out)
+        return out
+
+    def _columns(self) -> Columns:
+        offsets = np.concatenate([[0], np.cumsum(self.length)])
+        ones = np.ones(len(self.indices), np.float32)
+        return Columns.from_rows(self.indices, ones, offsets, self.n_latents)
+
+    def _append(
+        self, token_hash: NDArray[np.uint64], length: NDArray[np.int64], indices: NDArray[np.int32]
+    ) -> None:
+        self.token_hash = np.concatenate([self.token_hash, token_hash])
+        self.length = np.concatenate([self.length, length])
+        self.indices = np.concatenate([self.indices, indices])
+        while self.n_tokens > 1 and (
+            len(self.indices) > self.max_entries
+            or int((self.length**2).sum()) > self.max_pairs
+        ):
+            self.shift += 1
+            self._trim()
+
+    def _trim(self) -> None:
+        kept = _below(self.token_hash, self.shift)
+        self.indices = self.indices[np.repeat(kept, self.length)]
+        self.token_hash, self.length = self.token_hash[kept], self.length[kept]
+
+
+def _below(token_hash: NDArray[np.uint64], shift: int) -> NDArray[np.bool_]:
+    """Which hashes lie under 2 ** (64 - shift)."""
+    if shift == 0:  # a shift by all 64 bits is undefined
+        return np.ones(len(token_hash), bool)
+    below: NDArray[np.bool_] = token_hash >> np.uint64(64 - shift) == 0
+    return below
+
+
+Pairs = PairCounts | PairSample
+
+
+def pair_counter(n_latents: int, l0: float) -> Pairs:
+    """The exact counter where it fits L latents, about l0 of them active at once; else the sample."""
+    exact = n_latents <= MAX_EXACT and l0 <= MAX_EXACT_L0
+    return PairCounts(n_latents) if exact else PairSample(n_latents)
+
+
+def merge_pairs(into: Pairs, other: Pairs) -> None:
+    """Add the counts of other data.
+
+    Raises MismatchError if the two count in different ways or for different latents.
+    """
+    if isinstance(into, PairCounts) and isinstance(other, PairCounts):
+        if len(into.count) == len(other.count):
+            into.merge(other)
+            return
+    elif (
+        isinstance(into, PairSample)
+        and isinstance(other, PairSample)
+        and into.n_latents == other.n_latents
+    ):
+        into.merge(other)
+        return
+    raise MismatchError("cannot merge co-activation counts of different kinds or latents")
+
+
+def pmi(
+    n_both: NDArray[np.int64], n_left: NDArray[np.int64], n_right: NDArray[np.int64], n_tokens: int
+) -> NDArray[np.float64]:
+    """Pointwise mutual information log(n_both·N / (n_left·n_right)) in nats; -inf where never both."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = n_both * float(n_tokens) / (n_left.astype(np.float64) * n_right)
+        return np.where(n_both > 0, np.log(ratio), -np.inf)

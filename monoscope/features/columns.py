@@ -1,0 +1,70 @@
+"""Sparse codes regrouped by latent: the order in which every statistic wants to see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+
+@njit(cache=True, nogil=True)
+def _regroup(indices, values, offsets, n_latents):  # type: ignore[no-untyped-def]
+    starts = np.zeros(n_latents + 1, np.int64)
+    for e in range(len(indices)):
+        starts[indices[e] + 1] += 1
+    for i in range(n_latents):
+        starts[i + 1] += starts[i]
+    cursor = starts[:-1].copy()
+    rows = np.empty(starts[n_latents], np.int32)
+    entries = np.empty(starts[n_latents], np.int64)
+    active = np.empty(starts[n_latents], np.float32)
+    for r in range(len(offsets) - 1):
+        for e in range(offsets[r], offsets[r + 1]):
+            place = cursor[indices[e]]
+            cursor[indices[e]] = place + 1
+            rows[place] = r
+            entries[place] = e
+            active[place] = values[e]
+    return starts, rows, entries, active
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A block of N tokens, by latent: latent i owns starts[i]:starts[i+1], in order of token.
+
+    rows [nnz] int32: the token; values [nnz] float32, all > 0; entries [nnz] int64: where the same
+    entry stands in the compressed rows. indices, offsets: those rows, ascending within a row.
+    """
+
+    starts: NDArray[np.int64]
+    rows: NDArray[np.int32]
+    values: NDArray[np.float32]
+    entries: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def from_rows(
+        cls,
+        indices: NDArray[np.int32],
+        values: NDArray[np.float32],
+        offsets: NDArray[np.int64],
+        n_latents: int,
+    ) -> Columns:
+        """Regroup compressed rows; entries that are not above zero are no activations and go."""
+        if not (values > 0).all():
+            kept = values > 0
+            before = np.concatenate([[0], np.cumsum(kept)])
+            indices, values, offsets = indices[kept], values[kept], before[offsets]
+        starts, rows, entries, active = _regroup(indices, values, offsets, n_latents)
+        return cls(starts, rows, active, entries, indices, offsets)
+
+    def parts(self, n: int) -> list[tuple[int, int]]:
+        """Cut the latents into at most n ranges of about the same number of entries."""
+        n_latents = len(self.starts) - 1
+        goals = np.linspace(0, self.starts[-1], n + 1)[1:-1]
+        cuts = [0, *np.searchsorted(self.starts, goals).tolist(), n_latents]
+        cuts = sorted({min(cut, n_latents) for cut in cuts})
+        return list(zip(cuts[:-1], cuts[1:], strict=True))
