@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from monoscope.data.folder import Folder
 from monoscope.data.masking import MaskPolicy
-from monoscope.data.moments import Moments
+from monoscope.data.norms import Moments
 from monoscope.errors import FormatError
 
 MANIFEST = "manifest.json"

@@ -1,0 +1,405 @@
+"""`collect`: run a language model over a corpus and store its activations at one site.
+
+The corpus is taken in groups of whole documents. A group is captured, masked, written as at most
+one shard for each split, and then entered in the manifest in one step; so a harvest that is
+killed goes on with its first unfinished group and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from monoscope.data.corpus import Corpus, is_held_out
+from monoscope.data.folder import Folder
+from monoscope.data.manifest import MANIFEST, SPLITS, Arguments, Manifest, Split, read_manifest
+from monoscope.data.masking import MaskPolicy, token_norms
+from monoscope.data.norms import Moments
+from monoscope.data.shards import Shard, StoredDoc, first_not_finite, write_shard
+from monoscope.data.store import ActivationStore
+from monoscope.data.windows import (
+    CaptureLM,
+    TokenDoc,
+    batch_windows,
+    capture_tokens,
+    cut_windows,
+    next_group,
+    token_docs,
+)
+from monoscope.errors import ConfigError, CorpusError, DataError, MismatchError, OutputError
+from monoscope.sites import Site
+
+_LOG = logging.getLogger(__name__)
+_SURPLUS = 1.02  # aim a little past the goal, rather than miss it and need another group
+_OWN_FILES = re.compile(r"(shard-\d{5,}\.safetensors|docs-\d{5,}\.parquet)")
+
+
+@dataclass(frozen=True)
+class HarvestProgress:
+    """How far a harvest is.
+
+    phase: "reused" (a finished store was found), "resumed", "harvest" (after each batch),
+    "exhausted" (the corpus ended early), "done".
+    n_tokens: kept so far; during a group, its tokens before the mask count too.
+    total: tokens asked for.  tokens_per_s: of this run, before the mask.
+    message: what to tell the user, in the phases that have something to tell.
+    """
+
+    phase: Literal["reused", "resumed", "harvest", "exhausted", "done"]
+    n_tokens: int
+    total: int
+    tokens_per_s: float
+    message: str | None = None
+
+
+def collect(
+    lm: CaptureLM,
+    corpus: Corpus,
+    site: str | Site,
+    n_tokens: int,
+    out: str | os.PathLike[str],
+    *,
+    held_out: float = 0.1,
+    context_length: int = 128,
+    max_doc_tokens: int = 1024,
+    batch_tokens: int = 4096,
+    shard_tokens: int = 65_536,
+    sink_ratio: float = 10.0,
+    seed: int = 0,
+    resume: bool = True,
+    progress: Callable[[HarvestProgress], None] | None = None,
+) -> ActivationStore:
+    """Harvest at least n_tokens tokens that the mask keeps, train and held-out together.
+
+    held_out: share of the documents held out, by hash of their keys.
+    context_length: tokens of a forward pass, prefix included; longer documents are cut into
+        consecutive windows.  max_doc_tokens: what lies beyond, in a document, is left out.
+    batch_tokens: tokens of a forward batch, padding included.  shard_tokens: tokens of a group.
+    sink_ratio: tokens with ‖x‖ > sink_ratio × the median of the first group are masked.
+    seed: recorded only; nothing in a harvest is random.
+    resume: go on with, or reuse, what `out` holds; False refuses a store that has shards.
+
+    If the corpus ends early the store is complete all the same, with `manifest.exhausted` set,
+    and `progress` (or the log) says so.
+
+    Raises ConfigError for a number out of range; SiteError; CorpusError if nothing is kept at
+    all; DataError for NaN or Inf; MismatchError if `out` holds a store made otherwise;
+    OutputError if it holds anything else, or the disk is full.
+    """
+    site = Site.parse(site)
+    arguments = Arguments(
+        n_tokens=n_tokens,
+        held_out=held_out,
+        context_length=context_length,
+        max_doc_tokens=max_doc_tokens,
+        batch_tokens=batch_tokens,
+        shard_tokens=shard_tokens,
+        seed=seed,
+    )
+    _check(arguments, lm)
+    policy = MaskPolicy(tuple(lm.special_ids), sink_ratio)
+    fresh = _fresh_manifest(lm, corpus, site, policy, arguments)
+    folder = Folder(out)
+    folder.prepare(MANIFEST)
+    manifest = _begin(folder, fresh, resume)
+    report = _Reporter(progress, manifest)
+    if not manifest.complete:
+        _Harvest(lm, corpus, site, folder, manifest, report).run()
+    return ActivationStore.open(out)
+
+
+def _check(arguments: Arguments, lm: CaptureLM) -> None:
+    for name in ("n_tokens", "max_doc_tokens", "batch_tokens", "shard_tokens"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(
+                f"{name} is out of range", got=getattr(arguments, name), expected="at least 1"
+            )
+    if not 0 <= arguments.held_out < 1:
+        raise ConfigError(
+            "held_out is out of range", got=arguments.held_out, expected="0 or more, below 1"
+        )
+    least = len(lm.prefix_ids) + 1
+    if not least <= arguments.context_length <= lm.context_length:
+        raise ConfigError(
+            "context_length is out of range",
+            got=arguments.context_length,
+            expected=f"{least} to {lm.context_length} for this model",
+        )
+
+
+def _fresh_manifest(
+    lm: CaptureLM, corpus: Corpus, site: Site, policy: MaskPolicy, arguments: Arguments
+) -> Manifest:
+    d_in = lm.width(site)
+    return Manifest(
+        identity=dict(lm.identity),
+        site=str(site),
+        d_in=d_in,
+        dtype=str(lm.dtype).removeprefix("torch."),
+        prefix_ids=list(lm.prefix_ids),
+        corpus=json.loads(json.dumps(corpus.description)),  # as it will be read back
+        corpus_fingerprint=corpus.fingerprint,
+        attribution=list(corpus.attribution),
+        mask_policy=policy.to_dict(),
+        arguments=arguments,
+        train_moments=Moments.none(d_in).to_dict(),
+    )
+
+
+def _begin(folder: Folder, fresh: Manifest, resume: bool) -> Manifest:
+    """The manifest to go on from: that of the folder, or a new one, written at once."""
+    found = read_manifest(folder)
+    if found is not None and found.shards:
+        if not resume:
+            raise OutputError(
+                f"{folder.where} already holds a store",
+                got=f"{found.n_tokens():,} tokens",
+                hint="Resume it, or choose another folder.",
+            )
+        _must_match(folder, found, fresh)
+    else:  # nothing was harvested there yet: nothing is lost by beginning anew
+        found = None
+    manifest = found or fresh
+    if not manifest.complete:
+        _tidy(folder, manifest)
+    if found is None:
+        manifest.write(folder)
+    return manifest
+
+
+def _must_match(folder: Folder, found: Manifest, fresh: Manifest) -> None:
+    """Raise MismatchError naming the first thing in which the two harvests differ."""
+    for (name, was), (_, now) in zip(_traits(found), _traits(fresh), strict=True):
+        if was != now:
+            raise MismatchError(
+                f"{folder.where} holds a store harvested with another {name}",
+                got=now,
+                expected=f"{was}, as in the store",
+                hint="Give the same again to go on with it, or choose another folder.",
+            )
+
+
+def _traits(manifest: Manifest) -> Iterator[tuple[str, object]]:
+    for key in ("model", "weights", "tokenizer"):
+        yield key if key == "model" else f"{key} of the model", manifest.identity.get(key)
+    yield "model identity", manifest.identity
+    yield "site", manifest.site
+    yield "model dtype", manifest.dtype
+    yield "d_in", manifest.d_in
+    yield "prefix", manifest.prefix_ids
+    yield "corpus", _Named(manifest.corpus_fingerprint, _corpus_name(manifest.corpus))
+    yield "set of special tokens", manifest.mask_policy["special_ids"]
+    yield "sink_ratio", manifest.mask_policy["sink_ratio"]
+    for name, value in manifest.arguments:
+        if name != "seed":
+            yield name, value
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A hash that is compared, and what to call it in a message."""
+
+    sha256: str
+    name: str = field(compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} (sha256 {self.sha256[:12]}…)"
+
+
+def _corpus_name(description: Mapping[str, object]) -> str:
+    return str(description.get("path") or description.get("name") or "a corpus")
+
+
+def _tidy(folder: Folder, manifest: Manifest) -> None:
+    """Delete what a killed harvest wrote but did not enter in the manifest."""
+    folder.remove_partials()
+    entered = {name for shard in manifest.shards for name in (shard.file, shard.docs_file)}
+    for name in folder.names():
+        if _OWN_FILES.fullmatch(name) and name not in entered:
+            folder.remove(name)
+
+
+class _Reporter:
+    """Turns counts into HarvestProgress; without a listener, only what must be told is logged."""
+
+    def __init__(
+        self, listener: Callable[[HarvestProgress], None] | None, manifest: Manifest
+    ) -> None:
+        self._listener = listener
+        self._total = manifest.arguments.n_tokens
+        self._since = time.perf_counter()
+        self._run_tokens = 0
+        self._done = manifest.n_tokens()
+        if manifest.complete:
+            self.tell("reused", f"a finished store of {self._done:,} tokens is reused")
+        elif manifest.shards:
+            self.tell("resumed", f"going on after {self._done:,} tokens")
+
+    def batch(self, n: int) -> None:
+        self._run_tokens += n
+        self._done += n
+        self.tell("harvest")
+
+    def group(self, manifest: Manifest) -> None:
+        self._done = manifest.n_tokens()
+
+    def tell(
+        self,
+        phase: Literal["reused", "resumed", "harvest", "exhausted", "done"],
+        message: str | None = None,
+    ) -> None:
+        if self._listener is not None:
+            rate = self._run_tokens / max(time.perf_counter() - self._since, 1e-9)
+            self._listener(HarvestProgress(phase, self._done, self._total, rate, message))
+        elif phase == "exhausted":
+            _LOG.warning(message)
+
+
+class _Harvest:
+    """One run of a harvest; all it knows that must outlive it is in the manifest."""
+
+    def __init__(
+        self,
+        lm: CaptureLM,
+        corpus: Corpus,
+        site: Site,
+        folder: Folder,
+        manifest: Manifest,
+        report: _Reporter,
+    ) -> None:
+        self._lm, self._corpus, self._site = lm, corpus, site
+        self._folder, self._manifest, self._report = folder, manifest, report
+
+    def run(self) -> None:
+        """Harvest group by group until there are enough tokens or no more documents."""
+        goal = self._manifest.arguments.n_tokens
+        docs = token_docs(
+            self._lm,
+            self._corpus,
+            self._manifest.n_documents_read,
+            self._manifest.arguments.max_doc_tokens,
+        )
+        while (done := self._manifest.n_tokens()) < goal:
+            group = next_group(docs, self._group_size(goal - done))
+            if not group:
+                self._exhausted(done, goal)
+                return
+            self._take(group, goal)
+        self._report.tell("done")
+
+    def _group_size(self, missing: int) -> int:
+        """Tokens to read next; derived from the manifest, so a resumed run reads the same."""
+        read = self._manifest.n_tokens_read
+        share = self._manifest.n_tokens() / read if self._manifest.shards else 1.0
+        return min(self._manifest.arguments.shard_tokens, math.ceil(missing / share * _SURPLUS))
+
+    def _exhausted(self, done: int, goal: int) -> None:
+        if done == 0:
+            raise CorpusError(
+                "the corpus gave no token that could be kept",
+                got=f"{self._manifest.n_documents_read} documents with "
+                f"{self._manifest.n_tokens_read} tokens",
+                expected="text with ordinary tokens in it",
+            )
+        self._enter(complete=True, exhausted=True)
+        self._report.tell(
+            "exhausted",
+            f"the corpus ended after {done:,} of the {goal:,} tokens asked for; "
+            f"the store holds all it has",
+        )
+
+    def _take(self, group: list[TokenDoc], goal: int) -> None:
+        """Capture, mask and write one group, then enter it in the manifest."""
+        manifest = self._manifest
+        arguments = manifest.arguments
+        rows = self._captured(group)
+        policy, keep = self._masked(rows)
+        sides = {doc.doc: _side(doc, arguments.held_out) for doc in group}
+        lengths = torch.tensor([len(doc.ids) for doc in group])
+        held = torch.tensor([sides[doc.doc] == "held_out" for doc in group])
+        held_rows = held.repeat_interleave(lengths)
+        shards, moments = list(manifest.shards), manifest.moments
+        for split in SPLITS:
+            chosen = (keep & (held_rows if split == "held_out" else ~held_rows)).nonzero().flatten()
+            if not chosen.numel():
+                continue
+            part = Shard(*(tensor[chosen] for tensor in rows.tensors().values()))
+            docs = [_stored(doc, split) for doc in group if doc.ids and sides[doc.doc] == split]
+            shards.append(write_shard(self._folder, len(shards), split, part, docs))
+            if split == "train":
+                moments = moments.merge(Moments.of(part.acts))
+        self._enter(
+            mask_policy=policy.to_dict(),
+            shards=shards,
+            train_moments=moments.to_dict(),
+            n_documents_read=group[-1].doc + 1,
+            n_documents_cut=manifest.n_documents_cut + sum(doc.cut for doc in group),
+            n_tokens_read=manifest.n_tokens_read + len(rows),
+            complete=sum(shard.n_tokens for shard in shards) >= goal,
+        )
+
+    def _captured(self, group: list[TokenDoc]) -> Shard:
+        """All the tokens of a group in order, masked ones included."""
+        lengths = [len(doc.ids) for doc in group]
+        token_ids = torch.tensor(list(chain.from_iterable(doc.ids for doc in group)))
+        token_ids = token_ids.to(torch.int64)
+        doc = torch.tensor([doc.doc for doc in group]).repeat_interleave(torch.tensor(lengths))
+        pos = torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths])
+        arguments, n_prefix = self._manifest.arguments, len(self._lm.prefix_ids)
+        windows = cut_windows(lengths, arguments.context_length - n_prefix)
+        batches = batch_windows(windows, n_prefix, arguments.batch_tokens)
+        acts = capture_tokens(self._lm, self._site, token_ids, batches, self._report.batch)
+        self._check_acts(acts, doc, pos)
+        return Shard(acts, token_ids, doc, pos)
+
+    def _check_acts(self, acts: Tensor, doc: Tensor, pos: Tensor) -> None:
+        dtype = str(acts.dtype).removeprefix("torch.")
+        if dtype != self._manifest.dtype or acts.shape[1] != self._manifest.d_in:
+            raise DataError(
+                f"the activations at {self._site} are not what the model announced",
+                got=f"{dtype} of width {acts.shape[1]}",
+                expected=f"{self._manifest.dtype} of width {self._manifest.d_in}",
+            )
+        row = first_not_finite(acts)
+        if row is not None:
+            raise DataError(
+                f"NaN or Inf in the activations at {self._site}",
+                got=f"document {int(doc[row])}, token {int(pos[row])}",
+                expected="finite values",
+                hint="Load the model in float32 or bfloat16, or choose another site.",
+            )
+
+    def _masked(self, rows: Shard) -> tuple[MaskPolicy, Tensor]:
+        """The mask policy, its limit measured if it was not yet, and the rows [T] it keeps."""
+        policy = self._manifest.policy
+        ids, real = rows.token_ids[None], torch.ones(1, len(rows), dtype=torch.bool)
+        if policy.max_norm is None:
+            norms = token_norms(rows.acts)[policy.candidates(ids, real)[0]]
+            if norms.numel():
+                policy = policy.measured(norms)
+        return policy, policy.keep(ids, real, rows.acts[None])[0]
+
+    def _enter(self, **changes: object) -> None:
+        self._manifest = self._manifest.model_copy(update=changes)
+        self._manifest.write(self._folder)
+        self._report.group(self._manifest)
+
+
+def _side(doc: TokenDoc, held_out: float) -> Split:
+    return "held_out" if is_held_out(doc.document.key, held_out) else "train"
+
+
+def _stored(doc: TokenDoc, split: Split) -> StoredDoc:
+    text = doc.document.text[: doc.ends[-1]]
+    return StoredDoc(doc.doc, split, text, doc.ids, doc.ends, dict(doc.document.meta))
