@@ -1,0 +1,204 @@
+"""Which features fire on a given text: one pass of the model, one of the autoencoder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from monoscope.data.masking import MaskPolicy
+from monoscope.errors import ConfigError, CorpusError, MismatchError
+from monoscope.ops.codes import SparseCodes
+from monoscope.sites import Site
+
+if TYPE_CHECKING:
+    from monoscope.lm.protocol import LM
+    from monoscope.sae.model import SAE
+
+CONTEXT_LENGTH = 128  # the window a harvest uses unless told otherwise, prefix included
+_ROWS = 16  # windows in one forward pass
+
+
+@dataclass(frozen=True)
+class TextToken:
+    """One token of the text: its piece, and its active latents as (latent, value), strongest first.
+
+    kept: False where the SAE's mask policy leaves the token out; it then has no active latents.
+    """
+
+    piece: str
+    token_id: int
+    kept: bool
+    active: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class LatentTotal:
+    """One latent over the whole text: Σ and max of its values, tokens it fires on, and its peak.
+
+    peak: the token with the largest value, counted from 0.
+    """
+
+    latent: int
+    sum: float
+    max: float
+    n_tokens: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """The features of one text: token by token, and in total (largest sum first)."""
+
+    text: str
+    site: str
+    tokens: tuple[TextToken, ...]
+    totals: tuple[LatentTotal, ...]
+
+    def ranked(self, by: Literal["sum", "max", "n_tokens"] = "sum") -> list[LatentTotal]:
+        """The totals, largest first by Σ value, largest value or number of tokens."""
+        return sorted(self.totals, key=lambda t: (-getattr(t, by), t.latent))
+
+    def values(self, latent: int) -> list[float]:
+        """One latent's value on every token, 0 where it is silent: [S]."""
+        return [dict(token.active).get(latent, 0.0) for token in self.tokens]
+
+    def to_json(self, *, per_token: int | None = None, limit: int | None = None) -> dict[str, Any]:
+        """A JSON-able dict; per_token and limit cut the lists of latents (None: all of them)."""
+        tokens = [
+            asdict(token)
+            | {"active": [{"latent": i, "value": v} for i, v in token.active[:per_token]]}
+            for token in self.tokens
+        ]
+        totals = [asdict(total) for total in self.totals[:limit]]
+        return {"text": self.text, "site": self.site, "tokens": tokens, "totals": totals}
+
+
+def features_on_text(
+    lm: LM, sae: SAE, text: str, *, context_length: int = CONTEXT_LENGTH
+) -> TextFeatures:
+    """Read `text` with the model and name the latents of `sae` that fire on each of its tokens.
+
+    The text is cut into windows of context_length tokens, the model's prefix included, as in a
+    harvest; masked tokens have no features. The site and mask policy are the SAE's own.
+
+    Raises ConfigError if the SAE does not say where it was trained or the window is too small;
+    MismatchError if the SAE is another model's; CorpusError if the text holds no tokens.
+    """
+    site = _site(sae)
+    _check(lm, sae, site)
+    encoded = lm.encode([text])[0]
+    if not encoded.ids:
+        raise CorpusError("there is nothing to read: the text has no tokens", got=repr(text))
+    length = min(context_length, lm.context_length)
+    if length <= len(lm.prefix_ids):
+        raise ConfigError(
+            "the window is too small",
+            got=f"context_length {length}",
+            expected=f"more than {len(lm.prefix_ids)}",
+        )
+    x, kept = _activations(lm, site, _policy(sae, lm), encoded.ids, length)
+    codes = sae.encode(x[kept])
+    active = _by_token(codes, kept)
+    tokens = tuple(
+        TextToken(piece, token_id, bool(k), fired)
+        for piece, token_id, k, fired in zip(
+            encoded.pieces(text), encoded.ids, kept.tolist(), active, strict=True
+        )
+    )
+    return TextFeatures(text, str(site), tokens, _totals(tokens))
+
+
+def _site(sae: SAE) -> Site:
+    site = sae.provenance.get("site")
+    if not site:
+        raise ConfigError(
+            "the SAE does not say where it was trained",
+            expected='a site in sae.provenance["site"]',
+            hint='Set it, e.g. sae.provenance["site"] = "resid_post.8".',
+        )
+    return Site.parse(site)
+
+
+def _check(lm: LM, sae: SAE, site: Site) -> None:
+    width = lm.width(site)
+    if sae.config.d_in != width:
+        raise MismatchError(
+            f"the SAE does not fit {lm.name} at {site}",
+            got=f"d_in {sae.config.d_in}",
+            expected=f"{width}, the model's width there",
+        )
+    trained_on = sae.provenance.get("model") or {}
+    for key in ("weights", "tokenizer"):
+        theirs, ours = trained_on.get(key), lm.identity.get(key)
+        if theirs and ours and theirs != ours:
+            raise MismatchError(
+                f"the SAE was trained on another model ({key} differ)",
+                got=f"{lm.identity.get('model', lm.name)} ({ours[:12]})",
+                expected=f"{trained_on.get('model', 'its own model')} ({theirs[:12]})",
+                hint="Load the model that the SAE was trained on.",
+            )
+
+
+def _policy(sae: SAE, lm: LM) -> MaskPolicy:
+    """The recorded policy; where there is none, special tokens alone are left out."""
+    recorded = sae.provenance.get("mask_policy")
+    if recorded is None:
+        return MaskPolicy(tuple(lm.special_ids))
+    return recorded if isinstance(recorded, MaskPolicy) else MaskPolicy.from_dict(recorded)
+
+
+def _activations(
+    lm: LM, site: Site, policy: MaskPolicy, ids: list[int], length: int
+) -> tuple[Tensor, Tensor]:
+    """x [S, D] float32 and kept [S] bool for the S tokens of a text, window by window."""
+    prefix = list(lm.prefix_ids)
+    step = length - len(prefix)
+    windows = [ids[start : start + step] for start in range(0, len(ids), step)]
+    xs, kept = [], []
+    for start in range(0, len(windows), _ROWS):
+        rows = windows[start : start + _ROWS]
+        width = len(prefix) + max(len(row) for row in rows)
+        batch = torch.full((len(rows), width), lm.pad_id, dtype=torch.int64)
+        mask = torch.zeros((len(rows), width), dtype=torch.bool)
+        for r, row in enumerate(rows):
+            batch[r, : len(prefix) + len(row)] = torch.tensor(prefix + row)
+            mask[r, : len(prefix) + len(row)] = True
+        batch, mask = batch.to(lm.device), mask.to(lm.device)
+        x = lm.capture(batch, mask, site)
+        own = mask.clone()
+        own[:, : len(prefix)] = False
+        xs.append(x[own].float().cpu())
+        kept.append(policy.keep(batch, mask, x)[own].cpu())
+    return torch.cat(xs), torch.cat(kept)
+
+
+def _by_token(codes: SparseCodes, kept: Tensor) -> list[tuple[tuple[int, float], ...]]:
+    """Active latents of every token, strongest first; none for masked tokens."""
+    offsets, indices = codes.offsets.tolist(), codes.indices.tolist()
+    values = codes.values.float().tolist()
+    out: list[tuple[tuple[int, float], ...]] = []
+    row = 0
+    for keep in kept.tolist():
+        if not keep:
+            out.append(())
+            continue
+        span = range(offsets[row], offsets[row + 1])
+        pairs = [(indices[e], values[e]) for e in span if values[e] > 0]
+        out.append(tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0]))))
+        row += 1
+    return out
+
+
+def _totals(tokens: tuple[TextToken, ...]) -> tuple[LatentTotal, ...]:
+    fired: dict[int, list[tuple[float, int]]] = {}
+    for at, token in enumerate(tokens):
+        for latent, value in token.active:
+            fired.setdefault(latent, []).append((value, at))
+    totals = []
+    for latent, hits in fired.items():
+        top, peak = max(hits, key=lambda hit: (hit[0], -hit[1]))
+        totals.append(LatentTotal(latent, sum(v for v, _ in hits), top, len(hits), peak))
+    return tuple(sorted(totals, key=lambda t: (-t.sum, t.latent)))
