@@ -1,8 +1,8 @@
 """The blocks in README.md and docs/ run as they stand, and the file tree in README.md is the tree.
 
 ```python blocks of one page share their names, in order, in an empty folder. ```console blocks run
-their `$ ` lines in that same folder; lines below a command must appear in its output, in order, where
-`…` stands for anything. A block after `<!-- not run: REASON -->` is skipped, with that reason.
+their `$ ` lines in that same folder; lines below a command must appear in its output, in order,
+where `…` stands for anything. A block after `<!-- not run: REASON -->` is skipped, with that reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 
 
@@ -115,7 +115,7 @@ def test_the_tree_in_the_readme_is_the_tree():
     there = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "monoscope").rglob("*")
-        if path.is_file() and path.suffix != ".pyc" and path.stat().st_size > 0
+        if path.is_file() and "__pycache__" not in path.parts and path.stat().st_size > 0
     }
     folders = {path for path in listed if path.endswith("/")}
     assert sorted(there - listed) == [], "not in the README's tree"
