@@ -12,7 +12,18 @@ from typing import Any, Literal
 from torch import nn
 
 from monoscope.errors import SiteError, nearest
-from monoscope.sites import LAYER_KINDS, Site
+from monoscope.sites import Site
+
+# The kinds of site within a block, in the order in which a forward pass comes by them.
+FORWARD_ORDER = (
+    "resid_pre",
+    "attn_out",
+    "resid_mid",
+    "mlp_in",
+    "mlp_post",
+    "mlp_out",
+    "resid_post",
+)
 
 
 @dataclass(frozen=True)
@@ -146,9 +157,7 @@ def _parallel(model: Any) -> bool:
 
 
 def _kinds(model: Any) -> list[str]:
-    order = ["resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_post", "mlp_out", "resid_post"]
-    assert set(order) == set(LAYER_KINDS)
-    return [kind for kind in order if not (kind == "resid_mid" and _parallel(model))]
+    return [kind for kind in FORWARD_ORDER if not (kind == "resid_mid" and _parallel(model))]
 
 
 def _check_site(model: Any, family: Family, site: Site) -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from monoscope.errors import DataError, SiteError
-from monoscope.lm.families import Port, port_of
+from monoscope.lm.families import FORWARD_ORDER, Port, port_of
 from monoscope.lm.protocol import Hook, Positions
 from monoscope.sites import Site
 
-# Two sites may live on one side of one module; their edits then apply in this order.
-_ORDER = "embed resid_pre attn_out resid_mid mlp_in mlp_post mlp_out resid_post module".split()
+# Two sites may live on one side of one module; their edits then apply in the order of the pass.
+_ORDER = ("embed", *FORWARD_ORDER, "module")
 
 
 class _Reached(Exception):
