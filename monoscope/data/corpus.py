@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -289,7 +290,7 @@ def _column_of(tables: Sequence[listing.Found], asked: str | None) -> str | None
 
 
 def _stdin_records(data: bytes) -> Iterator[readers.Record]:
-    return readers.json_records(data.splitlines(keepends=True), _STDIN)
+    return readers.json_records(io.BytesIO(data), _STDIN)
 
 
 def _no_tables(where: str, column: str) -> CorpusError:

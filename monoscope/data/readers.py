@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 TEXT_SUFFIXES = (".txt", ".md", ".py")
 TABLE_SUFFIXES = (".jsonl", ".csv", ".parquet")
 COMPRESSIONS = (".gz", ".zst")
-READABLE = (
-    ", ".join((*TEXT_SUFFIXES, *TABLE_SUFFIXES)) + " (also with .gz or .zst, but for parquet)"
-)
+READABLE = ", ".join((*TEXT_SUFFIXES, *TABLE_SUFFIXES)) + ", all but the last also .gz or .zst"
 PEEK_ROWS = 64  # rows looked at to tell which columns hold text
 
 _TEXT_NAMES = ("text", "content")
@@ -108,8 +106,8 @@ def table_rows(table: Iterable[Record], column: str) -> Iterator[Row]:
 def choose_column(table: Iterable[Record], asked: str | None, where: str) -> str | None:
     """The column that holds the text, judged by the first rows; None if there are no rows.
 
-    Guessed only if a single column is called text or content, or a single one holds strings.
-    A CSV column of numbers alone does not count as strings.
+    Guessed only if a single column is called text or content, or a single one could hold text:
+    one that so far is empty could, one of nothing but numbers could not.
 
     Raises CorpusError naming the columns if `asked` is not there or the guess is not safe.
     """
@@ -121,9 +119,10 @@ def choose_column(table: Iterable[Record], asked: str | None, where: str) -> str
         if asked not in names:
             raise _unknown_column(asked, names, where)
         return asked
-    strings = [name for name in names if _holds_text([r.values.get(name) for r in first])]
+    columns = {name: [record.values.get(name) for record in first] for name in names}
+    strings = [name for name in names if all(isinstance(v, str | None) for v in columns[name])]
     named = [name for name in strings if name in _TEXT_NAMES]
-    candidates = named or strings
+    candidates = named or [name for name in strings if not _all_numbers(columns[name])]
     if len(candidates) == 1:
         return candidates[0]
     raise CorpusError(
@@ -172,7 +171,7 @@ def csv_records(lines: Iterable[bytes], origin: str) -> Iterator[Record]:
 
 
 def piped_texts(data: bytes, origin: str) -> Iterator[Row]:
-    """Texts in one stream, parted by lines with only a form feed; if there are none, by blank lines."""
+    """Texts in one stream, parted by lines of a form feed alone, else by blank lines."""
     text = decode(data, origin).removeprefix("\ufeff").replace("\r\n", "\n")
     parts = re.split(r"(?m)^\f[ \t]*$", text)
     if len(parts) == 1:
@@ -225,7 +224,8 @@ def _parquet_records(path: Path, column: str | None) -> Iterator[Record]:
             # while choosing a column, all are shown, so that a message can name them
             wanted = [f.name for f in schema if column is None or _is_text(f.type)]
             wanted += [column] if column is not None and column not in wanted else []
-            rows = file.iter_batches(_PARQUET_ROWS, columns=wanted)
+            batch_rows = PEEK_ROWS if column is None else _PARQUET_ROWS
+            rows = file.iter_batches(batch_rows, columns=wanted)
             values = itertools.chain.from_iterable(batch.to_pylist() for batch in rows)
             for number, record in enumerate(values, 1):
                 yield Record(record, f"{path} row {number}")
@@ -237,25 +237,15 @@ def _is_text(kind: pa.DataType) -> bool:
     import pyarrow.types as types
 
     inner = kind.value_type if types.is_dictionary(kind) else kind
-    return bool(
-        types.is_string(inner) or types.is_large_string(inner) or types.is_string_view(inner)
-    )
+    return str(inner) in ("string", "large_string", "string_view")
 
 
-def _holds_text(values: Sequence[object]) -> bool:
-    present = [value for value in values if value is not None]
-    strings = [value for value in present if isinstance(value, str)]
-    return len(strings) == len(present) > 0 and not all(_is_number(value) for value in strings)
-
-
-def _is_number(value: str) -> bool:
-    if not value.strip():
-        return True
+def _all_numbers(values: Sequence[object]) -> bool:
+    present = [value for value in values if isinstance(value, str) and value.strip()]
     try:
-        float(value)
+        return bool([float(value) for value in present])
     except ValueError:
         return False
-    return True
 
 
 def _check_header(header: list[str], origin: str) -> None:
