@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monoscope.errors import ConfigError, InputError
+from monoscope.errors import ConfigError
 from monoscope.lm.protocol import LM
 from monoscope.steer.apply import Meter, check_fits, hooks_for
 from monoscope.steer.edits import Edit
@@ -71,21 +71,13 @@ def generate(
 
     prompt: a text, or chat messages; a text with chat=True is sent as one user message.
     temperature 0 is greedy; otherwise both continuations are drawn with the same seed.
-    Raises ConfigError for an empty prompt, a bad count or a text too long for the model, and
-    MismatchError where an SAE does not fit the model.
+    Raises ConfigError for an empty prompt and for what `lm.generate` refuses (counts out of range,
+    more text than the context holds), MismatchError where an SAE does not fit the model.
     """
-    _check(max_new_tokens, temperature)
     edits = tuple(edits)
     for edit in edits:
         check_fits(lm, edit.sae)
     given = prompt_ids(lm, prompt, chat=chat)
-    room = lm.context_length - len(given)
-    if room < max_new_tokens:
-        raise ConfigError(
-            "the prompt and its continuation do not fit the model's context",
-            got=f"{len(given)} + {max_new_tokens} tokens",
-            expected=f"at most {lm.context_length}",
-        )
     texts = []
     for hooks in ({}, hooks_for(edits)):
         texts.append(
@@ -122,16 +114,6 @@ def prompt_ids(lm: LM, prompt: Prompt, *, chat: bool = False) -> list[int]:
             expected='[{"role": "user", "content": "..."}, ...]',
         )
     return lm.chat(messages)
-
-
-def _check(max_new_tokens: int, temperature: float) -> None:
-    problem: InputError | None = None
-    if max_new_tokens < 1:
-        problem = ConfigError("max_new_tokens must be at least 1", got=max_new_tokens)
-    elif not (0 <= temperature < float("inf")):
-        problem = ConfigError("temperature must be 0 (greedy) or more", got=temperature)
-    if problem:
-        raise problem
 
 
 @torch.no_grad()
