@@ -20,7 +20,7 @@ from monoscope.sites import Site
 
 if TYPE_CHECKING:
     from monoscope.data.masking import MaskPolicy
-    from monoscope.data.store import StoredDoc
+    from monoscope.data.shards import StoredDoc
     from monoscope.lm.protocol import LM, Hook, Positions
 
 Replace = Callable[[Tensor], Tensor]
@@ -92,7 +92,8 @@ def figures(sums: Mapping[str, Array], name: str) -> dict[str, Array]:
     ce, delta_ce = ce − ce_clean, kl, and loss_recovered = (ce_abl − ce) / (ce_abl − ce_clean) for
     both ablations, undefined where the ablation costs no more than TINY_GAP.
     """
-    ce, clean, zero, mean = losses(sums, (name, "clean", "zero", "mean")).values()
+    of = losses(sums, {name, "clean", "zero", "mean"})
+    ce, clean, zero, mean = of[f"ce_{name}"], of["ce_clean"], of["ce_zero"], of["ce_mean"]
     return {
         "ce": ce,
         "delta_ce": ce - clean,
