@@ -62,8 +62,12 @@ def _randomised(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(config)
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=rng) * 0.3)
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=rng)
+            if name.endswith("bias"):
+                parameter.copy_(noise * 0.05)  # larger ones in the last norm drown the text
+            else:
+                parameter.copy_(noise * 0.3 + 0.5 * (parameter.ndim == 1))
     return model.to(dtype).eval()
 
 

@@ -23,7 +23,7 @@ KINDS = ("resid_pre", "attn_out", "resid_mid", "mlp_in", "mlp_post", "mlp_out", 
 close = {"atol": 1e-5, "rtol": 1e-5}
 
 
-# --- what each block computes, written out with its own submodules ---------------------------------
+# --- what each block computes, written out with its own submodules -------------------------------
 
 
 def _gated(mlp: Any, x: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def kinds_of(family: str) -> list[str]:
     return [k for k in KINDS if not (k == "resid_mid" and family == "neox_parallel")]
 
 
-# --- reading ---------------------------------------------------------------------------------------
+# --- reading -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -193,7 +193,7 @@ def test_capture_runs_no_further_than_the_site(tiny: Tiny, name: str) -> None:
     assert weight.grad is not None and not x.is_inference()
 
 
-# --- editing ---------------------------------------------------------------------------------------
+# --- editing -------------------------------------------------------------------------------------
 
 
 def nudge(name: str, x: Tensor) -> Tensor:
@@ -305,7 +305,7 @@ def test_hooks_that_break_the_rules_are_named(tiny: Tiny) -> None:
         tiny("llama").logits(ids, mask, {Site.parse("resid_post.0"): lambda x, at: x[:, 1:]})
 
 
-# --- sites a model lacks ---------------------------------------------------------------------------
+# --- sites a model lacks -------------------------------------------------------------------------
 
 
 def test_a_layer_the_model_lacks_names_those_it_has(tiny: Tiny) -> None:
@@ -390,7 +390,7 @@ def test_a_family_without_named_sites_works_through_modules(
     torch.testing.assert_close(lm.lens(torch.eye(D)), expected, **close)
 
 
-# --- the logit lens and bad input ------------------------------------------------------------------
+# --- the logit lens and bad input ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
