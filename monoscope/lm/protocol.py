@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -29,8 +30,7 @@ class Encoded:
 
     def pieces(self, text: str) -> list[str]:
         """The stretch of `text` that each token owns; they join to `text`."""
-        starts = [0, *self.ends[:-1]]
-        return [text[start:end] for start, end in zip(starts, self.ends, strict=True)]
+        return [text[start:end] for start, end in pairwise([0, *self.ends])]
 
 
 @dataclass(frozen=True)

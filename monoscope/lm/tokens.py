@@ -60,7 +60,7 @@ class Tokens:
         if text and _REPLACEMENT not in text:
             return text
         data = [_BYTE_OF.get(char) for char in raw]
-        if data and None not in data:
+        if not raw.isascii() and None not in data:  # part of a character in byte-level BPE
             return "".join(f"<0x{byte:02X}>" for byte in data)
         return str(raw)
 
