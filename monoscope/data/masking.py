@@ -62,5 +62,5 @@ class MaskPolicy:
 
 
 def token_norms(x: Tensor) -> Tensor:
-    """‖x‖ over the last axis in float32, whatever the dtype of x [..., D]."""
-    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
+    """‖x‖ over the last axis of x [..., D], in float32 or, where x is more exact, in its dtype."""
+    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
