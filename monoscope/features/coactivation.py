@@ -17,7 +17,7 @@ from monoscope.errors import MismatchError
 from monoscope.features.columns import Columns
 
 MAX_EXACT = 16_384  # latents; the triangle then takes 0.5 GB
-MAX_EXACT_L0 = 128  # active latents per token beyond which counting every pair would outweigh encoding
+MAX_EXACT_L0 = 128  # active latents a token; with more, counting all pairs outweighs encoding
 SAMPLE_ENTRIES = 2**25  # kept active entries of sampled tokens
 SAMPLE_PAIRS = 2**32  # pairs of active latents on sampled tokens
 
@@ -237,8 +237,7 @@ class PairSample:
         self.length = np.concatenate([self.length, length])
         self.indices = np.concatenate([self.indices, indices])
         while self.n_tokens > 1 and (
-            len(self.indices) > self.max_entries
-            or int((self.length**2).sum()) > self.max_pairs
+            len(self.indices) > self.max_entries or int((self.length**2).sum()) > self.max_pairs
         ):
             self.shift += 1
             self._trim()
@@ -261,7 +260,7 @@ Pairs = PairCounts | PairSample
 
 
 def pair_counter(n_latents: int, l0: float) -> Pairs:
-    """The exact counter where it fits L latents, about l0 of them active at once; else the sample."""
+    """The exact counter where it fits L latents, about l0 active at once; else the sample."""
     exact = n_latents <= MAX_EXACT and l0 <= MAX_EXACT_L0
     return PairCounts(n_latents) if exact else PairSample(n_latents)
 
@@ -288,7 +287,7 @@ def merge_pairs(into: Pairs, other: Pairs) -> None:
 def pmi(
     n_both: NDArray[np.int64], n_left: NDArray[np.int64], n_right: NDArray[np.int64], n_tokens: int
 ) -> NDArray[np.float64]:
-    """Pointwise mutual information log(n_both·N / (n_left·n_right)) in nats; -inf where never both."""
+    """Pointwise mutual information log(n_both·N/(n_left·n_right)), nats; NaN where never both."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = n_both * float(n_tokens) / (n_left.astype(np.float64) * n_right)
-        return np.where(n_both > 0, np.log(ratio), -np.inf)
+        return np.where(n_both > 0, np.log(ratio), np.nan)

@@ -1,4 +1,4 @@
-"""The one pass over a store: encode each block of documents once, gather every statistic from it."""
+"""The one pass over a store: encode each block of documents once, gather everything from it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ class Pass:
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of one shard, of whole documents: x [n,D], doc [n], pos [n]; first: number in shard."""
+    """Rows of one shard, of whole documents: x [n,D], doc [n], pos [n].
+
+    first: number of the first row in the shard; meta: of the shard's documents, by number.
+    """
 
     shard: Any
     first: int
     x: torch.Tensor
     doc: NDArray[np.int64]
     pos: NDArray[np.int32]
+    meta: dict[int, dict[str, str]]
 
 
 def collect_statistics(
@@ -68,12 +72,12 @@ def collect_statistics(
         start = time.perf_counter()
         indices, values, offsets = _encode(sae, block, batch_size)
         encoded = time.perf_counter()
-        documents = store.get_documents(np.unique(block.doc).tolist())
-        meta = {d: document.meta for d, document in documents.items()}
         if statistics is None:
             l0 = len(indices) / len(block.doc)
             statistics = Statistics(sae.config.d_sae, seed=seed, expected_l0=l0)
-        statistics.update(indices, values, offsets, block.doc, block.pos, meta, threads=threads)
+        statistics.update(
+            indices, values, offsets, block.doc, block.pos, block.meta, threads=threads
+        )  # fmt: skip
         encoding += encoded - start
         gathering += time.perf_counter() - encoded
         if progress is not None:
@@ -92,12 +96,16 @@ def _blocks(store: Any, total: int) -> Iterator[Block]:
         doc = np.ascontiguousarray(shard.doc, dtype=np.int64)
         pos = np.ascontiguousarray(shard.pos, dtype=np.int32)
         n = min(len(doc), total - done)
-        starts = np.append(np.flatnonzero(np.diff(doc[:n], prepend=-1)), n) if n else np.zeros(1, int)
+        begins = np.flatnonzero(np.diff(doc[:n], prepend=-1))
+        documents = store.get_documents(doc[begins].tolist())
+        meta = {number: document.meta for number, document in documents.items()}
+        cuts = np.append(begins, n)
         first = 0
         while first < n:
-            last = int(starts[min(np.searchsorted(starts, first + BLOCK_TOKENS), len(starts) - 1)])
+            cut = int(np.searchsorted(cuts, first + BLOCK_TOKENS))
+            last = int(cuts[min(cut, len(cuts) - 1)])
             rows = slice(first, last)
-            yield Block(info, first, torch.as_tensor(shard.acts[rows]), doc[rows], pos[rows])
+            yield Block(info, first, shard.acts[rows], doc[rows], pos[rows], meta)
             first = last
         done += n
 
@@ -111,7 +119,9 @@ def _encode(
     cuts = np.linspace(0, len(block.doc), -(-len(block.doc) // batch_size) + 1).astype(int)
     for first, last in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
         x = block.x[first:last]
-        _check_finite(x, block, first, "activation")
+        finite = torch.isfinite(x).all(dim=-1)
+        if not finite.all():
+            raise _not_finite("an activation", block, first + int((~finite).nonzero()[0, 0]))
         with torch.inference_mode():
             codes = sae.encode(x.to(device))
         indices.append(codes.indices.cpu().numpy())
@@ -125,16 +135,11 @@ def _encode(
     return np.concatenate(indices), np.concatenate(values), offsets
 
 
-def _check_finite(x: torch.Tensor, block: Block, first: int, what: str) -> None:
-    finite = torch.isfinite(x).all(dim=-1)
-    if not finite.all():
-        raise _not_finite(f"an {what}", block, first + int((~finite).nonzero()[0, 0]))
-
-
 def _not_finite(what: str, block: Block, row: int) -> DataError:
-    name = getattr(block.shard, "name", block.shard)
+    name = getattr(block.shard, "file", block.shard)
+    place = f"document {block.doc[row]}, token {block.pos[row]}"
     return DataError(
         f"{what} is NaN or infinite",
-        got=f"shard {name}, row {block.first + row} (document {block.doc[row]}, token {block.pos[row]})",
+        got=f"shard {name}, row {block.first + row} ({place})",
         hint="Harvest the store again, in a wider dtype if the model overflows.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
@@ -12,8 +13,13 @@ from numpy.typing import NDArray
 @njit(cache=True, nogil=True)
 def _regroup(indices, values, offsets, n_latents):  # type: ignore[no-untyped-def]
     starts = np.zeros(n_latents + 1, np.int64)
-    for e in range(len(indices)):
-        starts[indices[e] + 1] += 1
+    for r in range(len(offsets) - 1):
+        before = -1
+        for e in range(offsets[r], offsets[r + 1]):
+            if not before < indices[e] < n_latents:
+                raise ValueError("a row's latents are not ascending or out of range")
+            before = indices[e]
+            starts[before + 1] += 1
     for i in range(n_latents):
         starts[i + 1] += starts[i]
     cursor = starts[:-1].copy()
@@ -53,7 +59,10 @@ class Columns:
         offsets: NDArray[np.int64],
         n_latents: int,
     ) -> Columns:
-        """Regroup compressed rows; entries that are not above zero are no activations and go."""
+        """Regroup compressed rows; entries that are not above zero are no activations and go.
+
+        Raises ValueError if the latents of a row are not ascending or not below n_latents.
+        """
         if not (values > 0).all():
             kept = values > 0
             before = np.concatenate([[0], np.cumsum(kept)])
@@ -67,4 +76,4 @@ class Columns:
         goals = np.linspace(0, self.starts[-1], n + 1)[1:-1]
         cuts = [0, *np.searchsorted(self.starts, goals).tolist(), n_latents]
         cuts = sorted({min(cut, n_latents) for cut in cuts})
-        return list(zip(cuts[:-1], cuts[1:], strict=True))
+        return list(pairwise(cuts))

@@ -94,12 +94,17 @@ class MetaMass:
                 self.count[:, ours[value]] += other.count[:, column]
                 self.tokens[ours[value]] += other.tokens[column]
 
-    def names(self) -> list[tuple[str, int]]:
-        """("key=value", column) of every kept metadata value, sorted by name."""
+    def names(self, n_documents: int) -> list[tuple[str, int]]:
+        """("key=value", column) of every kept metadata value, sorted by name.
+
+        A key with more values than a third of the documents (but two at least) is left out too.
+        """
+        most = max(2, n_documents // 3)
         return sorted(
             (f"{key}={value}", column)
             for key, columns in self.columns.items()
-            for value, column in (columns or {}).items()
+            if columns is not None and len(columns) <= most
+            for value, column in columns.items()
         )
 
     def _discover(self, key: str, value: str) -> None:

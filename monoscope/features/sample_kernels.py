@@ -160,8 +160,10 @@ def _ring_slot(i, place, ring, v, d, p, h, value, doc, pos, priority):  # type: 
 
 
 @njit(cache=True, nogil=True)
-def add_columns(lo, hi, starts, rows, values, bits, token_doc, token_pos, token_hash,
-                value, doc, pos, priority, window, ceiling, bin_count):  # type: ignore[no-untyped-def]  # fmt: skip
+def add_columns(  # type: ignore[no-untyped-def]
+    lo, hi, starts, rows, values, bits, token_doc, token_pos, token_hash,
+    value, doc, pos, priority, window, ceiling, bin_count,
+):  # fmt: skip
     """Offer every entry of latents lo … hi-1 of a block to their slots."""
     for i in range(lo, hi):
         first, last = starts[i], starts[i + 1]
@@ -197,8 +199,10 @@ def add_columns(lo, hi, starts, rows, values, bits, token_doc, token_pos, token_
 
 
 @njit(cache=True, nogil=True)
-def add_slots(value, doc, pos, priority, window, ceiling, bin_count,
-              o_value, o_bits, o_doc, o_pos, o_priority, o_window, o_ceiling, o_bin_count):  # type: ignore[no-untyped-def]  # fmt: skip
+def add_slots(  # type: ignore[no-untyped-def]
+    value, doc, pos, priority, window, ceiling, bin_count,
+    o_value, o_bits, o_doc, o_pos, o_priority, o_window, o_ceiling, o_bin_count,
+):  # fmt: skip
     """Offer every example that another state (o_…) kept to the slots of this one."""
     source = (o_value, o_doc, o_pos, o_priority)
     for i in range(len(value)):

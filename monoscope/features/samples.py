@@ -11,7 +11,15 @@ from monoscope.errors import MismatchError
 from monoscope.features import sample_kernels as kernels
 from monoscope.features.columns import Columns
 from monoscope.features.sample_kernels import (
-    BIN_SLOTS, EMPTY, FLOOR, N_SLOTS, N_TOP, RANDOM, RING, RING_BINS, WINDOW,
+    BIN_SLOTS,
+    EMPTY,
+    FLOOR,
+    N_SLOTS,
+    N_TOP,
+    RANDOM,
+    RING,
+    RING_BINS,
+    WINDOW,
 )  # fmt: skip
 
 N_BANDS = 5
@@ -147,8 +155,8 @@ class Samples:
         # Kept priorities are the smallest of their bin, so they are hashed again to be uniform.
         again = _mix(self.priority[latent, slot])
         uniform = (again >> np.uint64(11)).astype(np.float64) / 2.0**53 + 2.0**-54
-        key: NDArray[np.float64] = np.where(random, np.log(uniform) / np.maximum(weight, 1), -np.inf)
-        return key
+        key = np.where(random, np.log(uniform) / np.maximum(weight, 1), -np.inf)
+        return key.astype(np.float64)
 
     def _slots(self) -> tuple[NDArray[np.float32], ...]:
         arrays = (self.value, self.doc, self.pos, self.priority, self.window)
@@ -173,9 +181,7 @@ def band_of(value: NDArray[np.float32], peak: NDArray[np.float32]) -> NDArray[np
     return np.minimum((N_BANDS * share).astype(np.int64), N_BANDS - 1)
 
 
-def token_hashes(
-    seed: int, doc: NDArray[np.int64], pos: NDArray[np.int32]
-) -> NDArray[np.uint64]:
+def token_hashes(seed: int, doc: NDArray[np.int64], pos: NDArray[np.int32]) -> NDArray[np.uint64]:
     """A uint64 per token that depends on nothing but seed, document and position."""
     with np.errstate(over="ignore"):
         start = _mix(np.array([seed], dtype=np.int64).view(np.uint64))

@@ -134,6 +134,6 @@ class Moments:
         return self.total / np.maximum(self.count, 1)
 
     def std(self) -> NDArray[np.float64]:
-        """Standard deviation of the active values, √(Σv²/count − mean²) [L]; 0 where never active."""
+        """Their standard deviation, √(Σv²/count − mean²) [L]; 0 where never active."""
         spread = self.squares / np.maximum(self.count, 1) - self.mean() ** 2
         return np.sqrt(np.maximum(spread, 0.0))

@@ -1,0 +1,253 @@
+"""Atlas: reads the indexed latents of an SAE from disk; needs neither the SAE nor torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from monoscope.errors import ConfigError, FormatError, LatentError, nearest
+from monoscope.features import queries, schema
+from monoscope.features.annotations import Annotations
+from monoscope.features.feature import Example, Feature, Neighbour, Row
+
+Rows = list[Row]  # named here, because within the class `list` is a method
+Examples = list[Example]
+_TIERS = {3: "label", 2: "token", 1: "logit"}
+_SHOWN_TOKENS = 5
+
+
+def load_atlas(folder: str | os.PathLike[str]) -> Atlas:
+    """Open an atlas.
+
+    Raises FormatError if it is missing, damaged (naming the file) or from a newer version.
+    """
+    path = Path(folder)
+    manifest = schema.read_manifest(path)
+    for name in schema.SCHEMAS:
+        schema.check_table(path, name, manifest["build"])
+    return Atlas(path, manifest)
+
+
+class Atlas:
+    """The latents of one SAE with their figures, examples, neighbours and labels.
+
+    folder: where it is; manifest: the content of atlas.json. May be used from several threads.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._annotations = Annotations(folder / schema.ANNOTATIONS, manifest["sae"]["hash"])
+
+    def __repr__(self) -> str:
+        return (
+            f"Atlas({str(self.folder)!r}, {self.n_features:,} latents, {self.n_alive:,} alive "
+            f"in {self.manifest['n_tokens']:,} tokens)"
+        )
+
+    @property
+    def n_features(self) -> int:
+        """L, the number of latents, alive or not."""
+        return int(self.manifest["d_sae"])
+
+    @property
+    def n_alive(self) -> int:
+        """Latents that fired at least once on the indexed tokens."""
+        return int(self.manifest["n_alive"])
+
+    def to_json(self) -> dict[str, Any]:
+        """The summary that the command line prints after indexing."""
+        return {
+            "n_features": self.n_features,
+            "n_alive": self.n_alive,
+            "n_tokens": self.manifest["n_tokens"],
+            "tokens_per_s": self.manifest["tokens_per_s"],
+            "out": str(self.folder),
+        }
+
+    def feature(self, latent: int) -> Feature:
+        """All that is known of one latent.
+
+        Raises LatentError, naming the range, for a latent that the SAE lacks.
+        """
+        self._require(latent)
+        human = self._human()
+        row = self._ask(queries.FEATURE, {"latent": latent, **human})[0]
+        return Feature(
+            latent=latent,
+            label_rule=None if row["label_rule"] is None else json.loads(row["label_rule"]),
+            examples=self._examples(latent),
+            neighbours=[
+                Neighbour(**pair)
+                for pair in self._ask(queries.NEIGHBOURS, {"latent": latent, **human})
+            ],
+            **{key: row[key] for key in _PLAIN},
+        )
+
+    def search(self, query: str, limit: int = 50) -> Rows:
+        """Latents whose label, firing tokens or top logits hold every word of `query`, best first.
+
+        Case is ignored. A query in double quotes finds one token exactly: '" Paris"'.
+        """
+        exact = len(query) > 2 and query.startswith('"') and query.endswith('"')
+        words = [query[1:-1]] if exact else sorted(set(query.lower().split()))
+        if not words:
+            return []
+        given = {"words": words, "exact": exact, "limit": limit, **self._human()}
+        return self._rows(self._ask(queries.SEARCH, given))
+
+    def list(
+        self,
+        sort: str = "interest",
+        descending: bool = True,
+        limit: int = 50,
+        offset: int = 0,
+        alive_only: bool = True,
+    ) -> Rows:
+        """Latents in order of "density", "max", "label_score", "latent" or "interest".
+
+        Interest is a guess at what a reader would like to see, from the label's score, how often
+        the latent fires and on how many different tokens; `queries.py` has the formula.
+
+        Raises ConfigError for another order.
+        """
+        if sort not in queries.SORTS:
+            close = nearest(sort, queries.SORTS)
+            raise ConfigError(
+                "features cannot be sorted like that",
+                got=repr(sort),
+                expected=f"one of {', '.join(queries.SORTS)}",
+                hint=f"Did you mean {close}?" if close else None,
+            )
+        given = {"limit": limit, "offset": offset, "alive_only": alive_only, **self._human()}
+        return self._rows(self._ask(queries.list_query(sort, descending), given))
+
+    def labels(self) -> dict[int, str | None]:
+        """The label of every latent, a human's before a rule's; None where there is none."""
+        return {row["latent"]: row["label"] for row in self._ask(queries.LABELS, self._human())}
+
+    def set_labels(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rewrite the label columns of the given latents, in one step; others keep theirs.
+
+        rows: {"latent": i, "label": …, "label_rule": JSON text, "label_method": …, "label_f1": …,
+        "label_auc": …, "label_base": …}; a column that is left out becomes null.
+
+        Raises LatentError for a latent that the SAE lacks, ConfigError for another column.
+        """
+        path = self.folder / schema.table_file("features")
+        table = pq.read_table(path, schema=schema.SCHEMAS["features"])
+        columns = {name: table[name].to_pylist() for name in schema.LABEL_COLUMNS}
+        for row in rows:
+            self._require(row["latent"])
+            unknown = sorted(set(row) - {"latent", *columns})
+            if unknown:
+                raise ConfigError(
+                    "unknown label column", got=unknown[0], expected=f"one of {', '.join(columns)}"
+                )
+            for name, values in columns.items():
+                values[row["latent"]] = row.get(name)
+        for name, kind in schema.LABEL_COLUMNS.items():
+            place = table.schema.get_field_index(name)
+            table = table.set_column(place, name, pa.array(columns[name], kind))
+        schema.write_table(table, "features", path, self.manifest["build"])
+
+    def annotate(self, latent: int, text: str) -> None:
+        """Set a human's label, which goes before any other; blank text removes it.
+
+        Raises LatentError for a latent that the SAE lacks.
+        """
+        self._require(latent)
+        self._annotations.write(latent, text)
+
+    def annotations(self) -> dict[int, str]:
+        """Every human's label, by latent."""
+        return self._annotations.read()
+
+    def _require(self, latent: int) -> None:
+        if isinstance(latent, bool) or not isinstance(latent, int) or not (
+            0 <= latent < self.n_features
+        ):  # fmt: skip
+            raise LatentError(
+                "the atlas has no such latent",
+                got=latent,
+                expected=f"0 to {self.n_features - 1}",
+            )
+
+    def _human(self) -> dict[str, Any]:
+        labels = self.annotations()
+        return {"human_latents": [*labels], "human_texts": [*labels.values()]}
+
+    def _examples(self, latent: int) -> Examples:
+        rows = self._ask(queries.EXAMPLES, {"latent": latent})
+        docs = sorted({row["doc"] for row in rows})
+        contexts = {row["doc"]: row for row in self._ask(queries.CONTEXTS, {"docs": docs})}
+        return [_example(row, contexts[row["doc"]]) for row in rows]
+
+    def _rows(self, found: Sequence[dict[str, Any]]) -> Rows:
+        tokens: dict[int, Any] = {row["latent"]: [] for row in found}
+        for row in self._ask(queries.TOKENS, {"latents": [*tokens]}):
+            tokens[row["latent"]].append(row["token"])
+        return [
+            Row(
+                **{key: row[key] for key in _LISTED},
+                max=row["peak"],
+                tokens=tokens[row["latent"]][:_SHOWN_TOKENS],
+                match=_TIERS.get(row["tier"]),
+                matched=row["matched"],
+            )
+            for row in found
+        ]
+
+    @cached_property
+    def _database(self) -> duckdb.DuckDBPyConnection:
+        """An in-memory database whose views read the Parquet files, and nothing else, in place."""
+        database = duckdb.connect()
+        for name in schema.SCHEMAS:
+            path = str((self.folder / schema.table_file(name)).absolute())
+            literal = "".join(f"[{c}]" if c in "*?[" else c for c in path).replace("'", "''")
+            database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{literal}')")
+        return database
+
+    def _ask(self, query: str, given: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+        try:
+            cursor = self._database.cursor()
+            cursor.execute(query, dict(given))
+            names = [column[0] for column in cursor.description or []]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        except (duckdb.IOException, duckdb.InvalidInputException) as exc:
+            for name in schema.SCHEMAS:
+                schema.check_table(self.folder, name, self.manifest["build"])
+            raise FormatError(f"a table of {self.folder} is damaged", got=exc) from exc
+
+
+_LISTED = (
+    "latent", "label", "label_method", "label_f1", "label_auc", "n_active", "density", "hist",
+    "interest",
+)  # fmt: skip
+_PLAIN = (
+    "n_active", "density", "mean", "std", "max", "hist", "meta_mass",
+    "top_tokens", "top_logits", "bottom_tokens", "bottom_logits",
+    "label", "label_method", "label_f1", "label_auc", "label_base", "rule_label",
+)  # fmt: skip
+
+
+def _example(row: Mapping[str, Any], context: Mapping[str, Any]) -> Example:
+    """An example with the text of its tokens cut from its document."""
+    start, n = row["start"], len(row["values"])
+    ends = [context["ends"][start - 1] if start else 0, *context["ends"][start : start + n]]
+    pieces = [context["text"][a:b] for a, b in pairwise(ends)]
+    return Example(
+        **row,
+        pieces=pieces,
+        peak=row["pos"] - start,
+        split=context["split"],
+        meta=json.loads(context["meta"]),
+    )

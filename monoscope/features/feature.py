@@ -1,0 +1,128 @@
+"""What an atlas tells about a latent: its page, and its line in a list."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Example:
+    """A place in the corpus where the latent fires.
+
+    kind: "top" or "band"; band: 0 (weakest) … 4, None for top; rank: from 0, strongest first.
+    pieces: the text token by token around the place (together, the text as it stands); values: the
+    activation on each, 0 where silent or masked; peak: which of them is the example's own token.
+    doc, pos: that token's document and number in it; start: the number of the first piece.
+    """
+
+    kind: str
+    band: int | None
+    rank: int
+    value: float
+    doc: int
+    pos: int
+    token: str
+    start: int
+    pieces: list[str]
+    values: list[float]
+    peak: int
+    split: str
+    meta: dict[str, str]
+
+    @property
+    def text(self) -> str:
+        """The pieces joined."""
+        return "".join(self.pieces)
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """Another latent near this one, by `kind` "decoder" or "coactivation", best first.
+
+    cosine: of the decoder rows; n_both: tokens on which both fire; jaccard, pmi (nats; None where
+    never both): of firing on the same tokens. label: the other's.
+    """
+
+    other: int
+    kind: str
+    rank: int
+    cosine: float
+    jaccard: float
+    pmi: float | None
+    n_both: int
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Feature:
+    """All that the atlas knows of one latent; the figures are defined in atlas.json.
+
+    label: a human's if there is one, else the rule's; label_method says which ("human", "rule").
+    label_f1, label_auc, label_base: the rule's scores, None under a human's label, which has none.
+    rule_label, label_rule: the rule's own label and the rule as data, whoever labelled.
+    top_tokens, top_logits: vocabulary entries that the direction raises most; bottom_…: lowers
+    most, lowest first. None if the index was made without a language model.
+    """
+
+    latent: int
+    n_active: int
+    density: float
+    mean: float
+    std: float
+    max: float
+    hist: list[int]
+    meta_mass: dict[str, float]
+    top_tokens: list[str] | None
+    top_logits: list[float] | None
+    bottom_tokens: list[str] | None
+    bottom_logits: list[float] | None
+    label: str | None
+    label_method: str | None
+    label_f1: float | None
+    label_auc: float | None
+    label_base: float | None
+    rule_label: str | None
+    label_rule: dict[str, Any] | None
+    examples: list[Example]
+    neighbours: list[Neighbour]
+
+    @property
+    def top(self) -> list[Example]:
+        """The strongest contexts, at most one per document."""
+        return [example for example in self.examples if example.kind == "top"]
+
+    def band(self, band: int) -> list[Example]:
+        """The sampled contexts of one activation band, 0 (weakest) … 4."""
+        return [example for example in self.examples if example.band == band]
+
+    def to_json(self) -> dict[str, Any]:
+        """The page as plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A latent in a list. tokens: the commonest tokens of its top contexts.
+
+    label_f1, label_auc: the rule's scores on held-out documents, None under a human's label.
+    match: in a search, what was hit ("label", "token", "logit"), and matched: the text that was.
+    """
+
+    latent: int
+    label: str | None
+    label_method: str | None
+    label_f1: float | None
+    label_auc: float | None
+    n_active: int
+    density: float
+    max: float
+    hist: list[int]
+    interest: float
+    tokens: list[str]
+    match: str | None = None
+    matched: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain JSON values."""
+        return asdict(self)

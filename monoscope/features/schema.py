@@ -1,0 +1,163 @@
+"""What an atlas looks like on disk: its files, the columns of its tables, how they are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from monoscope.errors import FormatError
+from monoscope.files import atomic_path
+
+MANIFEST = "atlas.json"
+FORMAT = "monoscope.atlas"
+SCHEMA_VERSION = 1
+ANNOTATIONS = "annotations.sqlite"
+BUILD = b"monoscope.build"  # key in each table's metadata: which index run wrote it
+
+_STRINGS, _FLOATS = pa.list_(pa.string()), pa.list_(pa.float32())
+
+LABEL_COLUMNS = {
+    "label": pa.string(),
+    "label_rule": pa.string(),
+    "label_method": pa.string(),
+    "label_f1": pa.float64(),
+    "label_auc": pa.float64(),
+    "label_base": pa.float64(),
+}
+
+SCHEMAS = {
+    "features": pa.schema(
+        {
+            "latent": pa.int64(),
+            "n_active": pa.int64(),
+            "density": pa.float64(),
+            "mean": pa.float64(),
+            "std": pa.float64(),
+            "max": pa.float32(),
+            "hist": pa.list_(pa.int64()),
+            "meta_mass": pa.map_(pa.string(), pa.float64()),
+            "top_tokens": _STRINGS,
+            "top_logits": _FLOATS,
+            "bottom_tokens": _STRINGS,
+            "bottom_logits": _FLOATS,
+            **LABEL_COLUMNS,
+        }
+    ),
+    "examples": pa.schema(
+        {
+            "latent": pa.int64(),
+            "kind": pa.string(),
+            "band": pa.int8(),
+            "rank": pa.int64(),
+            "value": pa.float32(),
+            "doc": pa.int64(),
+            "pos": pa.int64(),
+            "token": pa.string(),
+            "start": pa.int64(),
+            "values": _FLOATS,
+        }
+    ),
+    "contexts": pa.schema(
+        {
+            "doc": pa.int64(),
+            "split": pa.string(),
+            "text": pa.string(),
+            "token_ids": pa.list_(pa.int64()),
+            "ends": pa.list_(pa.int64()),
+            "meta": pa.string(),
+        }
+    ),
+    "neighbours": pa.schema(
+        {
+            "latent": pa.int64(),
+            "other": pa.int64(),
+            "kind": pa.string(),
+            "rank": pa.int64(),
+            "cosine": pa.float32(),
+            "jaccard": pa.float64(),
+            "pmi": pa.float64(),
+            "n_both": pa.int64(),
+        }
+    ),
+}
+
+# Small groups let a reader fetch one latent, or a few documents, without reading the rest.
+_GROUP_ROWS = {"features": 4096, "examples": 16_384, "contexts": 256, "neighbours": 65_536}
+
+
+def table_file(name: str) -> str:
+    """The file of a table."""
+    return f"{name}.parquet"
+
+
+def write_table(table: pa.Table, name: str, path: Path, build: str) -> None:
+    """Write table `name` to `path`, marked as part of one build.
+
+    Raises OutputError if the disk is full or the place cannot be written.
+    """
+    marked = table.replace_schema_metadata({BUILD: build.encode()})
+    with atomic_path(path) as part:
+        pq.write_table(marked, part, compression="zstd", row_group_size=_GROUP_ROWS[name])
+
+
+def check_table(folder: Path, name: str, build: str) -> None:
+    """Raise FormatError, naming the table, unless it is whole and belongs to the build."""
+    path = folder / table_file(name)
+    if not path.is_file():
+        raise FormatError(f"the atlas lacks its table {path.name}", got=folder, hint=_AGAIN)
+    try:
+        found = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as exc:
+        raise FormatError(f"{path} is damaged", got=exc, hint=_AGAIN) from exc
+    if not found.remove_metadata().equals(SCHEMAS[name]):
+        missing = [field.name for field in SCHEMAS[name] if field not in list(found)]
+        raise FormatError(f"{path} has other columns than it should", got=missing, hint=_AGAIN)
+    if (found.metadata or {}).get(BUILD, b"").decode() != build:
+        raise FormatError(
+            f"{path} is from another run than {MANIFEST}: indexing was interrupted", hint=_AGAIN
+        )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The content of atlas.json.
+
+    Raises FormatError if it is missing, damaged, foreign or from a newer version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise FormatError(
+            f"{folder} is not an atlas",
+            got=f"no {MANIFEST} there",
+            hint="Make one with `monoscope index`.",
+        ) from exc
+    except (ValueError, OSError) as exc:
+        raise FormatError(f"{path} is damaged", got=exc, expected="JSON", hint=_AGAIN) from exc
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise FormatError(f"{path} is not an atlas's", expected=f'"format": "{FORMAT}"')
+    version = manifest.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise FormatError(
+            f"{path} was written by a newer monoscope",
+            got=f"schema_version {version}",
+            expected=f"at most {SCHEMA_VERSION}",
+            hint="Upgrade monoscope to read it.",
+        )
+    _require_keys(manifest, path)
+    return manifest
+
+
+def _require_keys(manifest: Mapping[str, Any], path: Path) -> None:
+    needed = ("build", "d_sae", "n_alive", "n_tokens", "sae")
+    missing = [key for key in needed if key not in manifest]
+    if missing:
+        raise FormatError(f"{path} is damaged", got=f"no {', '.join(missing)}", hint=_AGAIN)
+
+
+_AGAIN = "Run `monoscope index` again with the same --out; annotations are kept."
