@@ -438,3 +438,4 @@ def test_fingerprints_of_texts() -> None:
     assert of("a", "b") == Corpus.from_texts(iter(["a", "b"])).fingerprint
     assert len({of("a", "b"), of("b", "a"), of("ab"), of("a", "b", ""), of("a")}) == 5
     assert of(Document("a", {}, "k")) != of("a")
+    assert of("a", "b") != of("aNone\0b")  # where one text ends and the next begins counts

@@ -133,6 +133,7 @@ def test_passages_are_slices_in_order_that_cover_all_text(text: str, max_chars: 
         ("aaa\n\nbb\n\ncc", ["aaa\n\nbb", "cc"]),
         ("aaaa\nbbbb\ncc", ["aaaa\nbbbb", "cc"]),
         ("aa. bb. cc. dd.", ["aa. bb.", "cc. dd."]),
+        ("aa\n\nbb\ncc\nd", ["aa", "bb\ncc\nd"]),
         ("aaaa bbbb cccc", ["aaaa bbbb", "cccc"]),
         ("a" * 25, ["a" * 10, "a" * 10, "a" * 5]),
         ("def f():\n\n    x\n\n    y", ["def f():", "    x\n\n    y"]),
