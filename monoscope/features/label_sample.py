@@ -15,6 +15,7 @@ from monoscope.features.rules import StoredDoc, TokenTable
 from monoscope.ops.codes import SparseCodes
 
 if TYPE_CHECKING:
+    from monoscope.data.manifest import Split
     from monoscope.data.store import ActivationStore
     from monoscope.sae.model import SAE
 
@@ -37,7 +38,7 @@ class Sample:
 def draw_sample(
     sae: SAE,
     store: ActivationStore,
-    split: str,
+    split: Split,
     n_tokens: int,
     *,
     seed: int = 0,
