@@ -161,7 +161,7 @@ def make_sae() -> MakeSAE:
 
 
 def positions_of(x: Tensor, generated_from: int = 4) -> Positions:
-    """Positions for activations x [B,S,D]: no padding, ordinary tokens, a tail that was generated."""
+    """Positions for activations x [B,S,D]: no padding, plain tokens, a tail that was generated."""
     ids = torch.full(x.shape[:2], 5)
     at = torch.arange(x.shape[1]).expand(x.shape[:2])
     return Positions(ids, torch.ones_like(ids, dtype=torch.bool), at >= generated_from, at)

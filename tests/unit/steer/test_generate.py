@@ -75,9 +75,7 @@ def test_figures_against_a_forward_pass_by_hand(lm, make_sae, where):
 def test_relative_norm_over_the_positions_edited(lm, make_sae):
     """Add moves by a known length, so the mean of its ratio to ‖x‖ can be taken from captures."""
     sae = make_sae()
-    out = generate(
-        lm, PROMPT, edits=[Add(sae, 3, times_norm=0.5, where="given")], max_new_tokens=9
-    )
+    out = generate(lm, PROMPT, edits=[Add(sae, 3, times_norm=0.5, where="given")], max_new_tokens=9)
     ids = torch.tensor([prompt_ids(lm, PROMPT)])
     x = lm.capture(ids, torch.ones_like(ids, dtype=torch.bool), Add(sae, 3, 1.0).site)
     ratios = 0.5 * 4.0 / x[0, 1:].norm(dim=-1)  # the first token, BOS, is masked
