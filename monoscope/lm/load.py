@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -42,6 +41,10 @@ class _Source:
     gguf: Path | None = None
     folder: Path | None = None
 
+    @property
+    def is_hub_id(self) -> bool:
+        return self.folder is None and self.gguf is None
+
 
 def load_lm(
     name: str | Path,
@@ -68,18 +71,20 @@ def load_lm(
     place = _device(device)
     kind = _dtype(dtype, place)
     source = _locate(str(name))
+    shared: Any = {"trust_remote_code": trust_remote_code, "revision": revision}
+    if source.is_hub_id and _offline():
+        shared["local_files_only"] = True  # models downloaded before; else it would retry for long
     with _quiet():
-        try:
-            origin = source.given
-            if source.gguf is not None:
+        origin = str(source.folder or source.given)
+        if source.gguf is not None:
+            with _explaining("cannot convert the GGUF file", source):
                 origin = str(converted(source.gguf, kind))
-            elif source.folder is not None:
-                origin = str(source.folder)
-            model, tokenizer = _read(origin, kind, trust_remote_code, revision)
-        except (MonoscopeError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:  # transformers and its parts raise almost anything
-            raise _explained(source, error) from error
+        with _explaining("cannot load the model", source):
+            model = _weights(origin, kind, shared)
+        with _explaining("cannot load the model's tokenizer", source):
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(origin, **shared)
         commit = getattr(model.config, "_commit_hash", None)
         weights = files_hash(source.files) if source.files else str(commit)
         identity = {"model": source.given, "weights": weights}
@@ -95,16 +100,25 @@ def cpu_multiplies_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _read(
-    origin: str, dtype: torch.dtype, trust_remote_code: bool, revision: str | None
-) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _weights(origin: str, dtype: torch.dtype, shared: dict[str, Any]) -> Any:
+    """The model, once it is certain that its files filled every one of its tensors."""
+    from transformers import AutoModelForCausalLM
 
-    shared: Any = {"trust_remote_code": trust_remote_code, "revision": revision}
     models: Any = AutoModelForCausalLM
     model, report = models.from_pretrained(
-        origin, dtype=dtype, use_safetensors=True, output_loading_info=True, **shared
+        origin,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # reported below, in one line
+        **shared,
     )
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        raise ModelError(
+            f"the weight files do not fit the model's configuration at {name}",
+            got=tuple(found),
+            expected=tuple(wanted),
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
@@ -112,7 +126,7 @@ def _read(
             got=f"{len(missing)} missing, such as {missing[0]}",
             hint="The download may be incomplete, or the weights belong to another model.",
         )
-    return model, AutoTokenizer.from_pretrained(origin, **shared)
+    return model
 
 
 def _locate(name: str) -> _Source:
@@ -124,7 +138,7 @@ def _locate(name: str) -> _Source:
         path = model_path()
         return _Source("demo", (path,), gguf=path)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name.strip() and path.is_dir():
         return _folder(path)
     if path.is_file():
         if path.suffix != ".gguf":
@@ -164,7 +178,18 @@ def _folder(path: Path) -> _Source:
     return _Source(str(path.resolve()), tuple(weights), folder=path)
 
 
-def _explained(source: _Source, error: Exception) -> ModelError:
+@contextmanager
+def _explaining(what: str, source: _Source) -> Iterator[None]:
+    """Turn whatever transformers and its parts raise into one ModelError."""
+    try:
+        yield
+    except (MonoscopeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise _explained(what, source, error) from error
+
+
+def _explained(what: str, source: _Source, error: Exception) -> ModelError:
     """One clear line for what transformers, safetensors or the hub raised."""
     chain = _chain(error)
     text = " ".join(str(link) for link in chain)
@@ -180,9 +205,8 @@ def _explained(source: _Source, error: Exception) -> ModelError:
         return ModelError("access to the model is restricted", got=where, hint="Log in to the hub.")
     if "safetensors" in text and "does not appear to have a file" in text:
         return ModelError("no safetensors weights on the hub", got=where, hint=_REFUSED)
-    if source.folder is None and source.gguf is None and _not_found(text, kinds):
-        offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
-        hub = "not asked, HF_HUB_OFFLINE is set" if offline else "no such model, or no network"
+    if source.is_hub_id and _not_found(text, kinds):
+        hub = _offline() or "no such model, or no network"
         return ModelError(
             "model not found",
             got=where,
@@ -192,7 +216,7 @@ def _explained(source: _Source, error: Exception) -> ModelError:
         )
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     reason = f"{type(error).__name__}: {first[:300]}"
-    return ModelError("cannot load the model", got=where, hint=reason)
+    return ModelError(what, got=where, hint=reason)
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -201,6 +225,25 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         links.append(error)
         error = error.__cause__ or error.__context__
     return links
+
+
+def _offline() -> str | None:
+    """Why the hub cannot be asked, or None where it seems it can."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "not asked, HF_HUB_OFFLINE is set"
+    host = urlsplit(constants.ENDPOINT).hostname
+    try:
+        if not getproxies():  # a proxy resolves names for us
+            socket.getaddrinfo(host, 443)
+    except OSError:
+        return f"no network, {host} does not resolve"
+    return None
 
 
 def _not_found(text: str, kinds: set[str]) -> bool:
@@ -239,7 +282,9 @@ def _quiet() -> Iterator[None]:
     hub: Any = huggingface_hub.utils
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hub_bars = not hub.are_progress_bars_disabled()
+    hub_verbosity = hub.logging.get_verbosity()
     hf_logging.set_verbosity_error()
+    hub.logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     if not sys.stderr.isatty():  # a person at a terminal wants to see a long download move
         hub.disable_progress_bars()
@@ -249,6 +294,7 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         hf_logging.set_verbosity(verbosity)
+        hub.logging.set_verbosity(hub_verbosity)
         if bars:
             hf_logging.enable_progress_bar()
         if hub_bars:
