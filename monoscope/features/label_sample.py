@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OVERSAMPLE = 8  # tokens of shards opened per token sampled, so that a sample spans many documents
 ENCODE_BATCH = 4096
 _MAX_META_VALUES = 64
+_ABOUT_THE_FILE = {"licence", "license", "url", "path"}  # says where a text is from, not what it is
 
 Progress = Callable[[int, int], None]
 
@@ -113,7 +114,9 @@ def _meta_keys(documents: Mapping[int, StoredDoc]) -> list[str]:
     return sorted(
         key
         for key, held in values.items()
-        if 2 <= len(held) <= most and all(len(value) <= 40 for value in held)
+        if key not in _ABOUT_THE_FILE
+        and 2 <= len(held) <= most
+        and all(len(value) <= 40 for value in held)
     )
 
 

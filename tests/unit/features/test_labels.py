@@ -63,6 +63,7 @@ class World:
             for i in ids.tolist():
                 words = rng.choice(WORDS, length).tolist()
                 meta = {"lang": ["en", "es", "fr"][i % 3], "title": f"document {i}"}
+                meta["licence"] = meta["lang"] + "-licence"
                 ends = np.cumsum([len(w) for w in words]).tolist()
                 self.docs[i] = Doc("".join(words), ends, meta)
                 acts.append(self.codes(words, meta["lang"], split, rng)[1:])  # first token masked
@@ -201,7 +202,9 @@ def test_too_few_firings_give_no_score(labelled: Atlas) -> None:
     assert json.loads(gone["label_rule"])["held_out"] == {"n_fired": 0}
 
 
-def test_titles_never_become_rules_and_labels_are_short(labelled: Atlas) -> None:
+def test_titles_never_become_rules_and_labels_are_short(world: World, labelled: Atlas) -> None:
+    columns = draw_sample(world, world, "train", 1000).table.columns
+    assert [name for name in columns if name.startswith("meta:")] == ["meta:lang"]
     for got in labelled.rows:
         assert "title" not in (got["label_rule"] or "")
         assert len(got["label"] or "") <= LABEL_WIDTH
