@@ -2,7 +2,7 @@
 
 ```python blocks of one page share their names, in order, in an empty folder. ```console blocks run
 their `$ ` lines in that same folder; lines below a command must appear in its output, in order,
-where `…` stands for anything. A block after `<!-- not run: REASON -->` is skipped, with that reason.
+where `…` stands for anything. A block after `<!-- not run: REASON -->` is skipped, and says why.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def test_blocks_run(page, tmp_path, monkeypatch, subtests):
 
 
 def tree(page: Path) -> dict[str, str]:
-    """Paths and descriptions of the indented ```tree block: two spaces a level, folders end in /."""
+    """Paths and descriptions of the ```tree block: two spaces a level, folders end in /."""
     found: dict[str, str] = {}
     above: list[str] = []
     text = next(block.text for block in blocks(page) if block.language == "tree")

@@ -1,4 +1,4 @@
-"""The layers that the linter guards: an empty copy of the house passes, and each wrong import is caught."""
+"""The layers that the linter guards: an empty house passes, and each wrong import is caught."""
 
 from __future__ import annotations
 

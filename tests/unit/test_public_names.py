@@ -1,4 +1,4 @@
-"""The front door: exactly these names, each from its room, and nothing loaded before it is asked for."""
+"""The front door: exactly these names, each from its room, and nothing loaded before its time."""
 
 from __future__ import annotations
 
