@@ -107,7 +107,7 @@ def _claim(out: str | os.PathLike[str]) -> Path:
 
 def _tables(statistics: Statistics, sae: Any, store: Any, lm: Any) -> dict[str, pa.Table]:
     samples, moments = statistics.samples, statistics.moments
-    chosen = [samples.top(), samples.bands(moments.peak, moments.count)]
+    chosen = [samples.top(), samples.bands(moments.peak)]
     numbers = np.unique(np.concatenate([c.doc for c in chosen]))
     documents = store.get_documents(numbers.tolist())
     lens = None if no_lens(lm, sae.config.d_in) else logit_lens(lm, sae.W_dec)

@@ -22,10 +22,10 @@ REACH = 20  # tokens shown on each side of an example
 WINDOW = 2 * REACH + 1
 N_TOP = 20
 RING_BINS = 11
-N_RANDOM = 3
+N_RANDOM = 4
 LOW, HIGH, RANDOM = 0, 1, 2  # places within a bin
 BIN_SLOTS = RANDOM + N_RANDOM
-N_FLOOR = 5
+N_FLOOR = N_RANDOM  # no more: a bin that falls to the floor brings only so many
 RING = N_TOP
 FLOOR = RING + RING_BINS * BIN_SLOTS
 N_SLOTS = FLOOR + N_FLOOR
@@ -104,7 +104,7 @@ def _copy(i, to, source, at, priority, value, doc, pos, window, source_window): 
 
 
 @njit(cache=True, nogil=True)
-def _raise_ceiling(i, new, value, doc, pos, priority, window, ceiling, bin_count):  # type: ignore[no-untyped-def]
+def _raise_ceiling(i, new, value, doc, pos, priority, window, ceiling):  # type: ignore[no-untyped-def]
     """Move latent i's ring up to bin `new`; what falls off its lower end goes to the floor."""
     old = ceiling[i]
     ceiling[i] = new
@@ -113,7 +113,6 @@ def _raise_ceiling(i, new, value, doc, pos, priority, window, ceiling, bin_count
     for b in range(old - RING_BINS + 1, min(old, new - RING_BINS) + 1):
         ring = b % RING_BINS
         first = RING + ring * BIN_SLOTS
-        bin_count[i, ring] = 0
         for s in range(first, first + BIN_SLOTS):
             if doc[i, s] != EMPTY and s >= first + RANDOM:
                 to = _random_slot(i, FLOOR, N_FLOOR, priority[i, s], doc, priority)
@@ -162,7 +161,7 @@ def _ring_slot(i, place, ring, v, d, p, h, value, doc, pos, priority):  # type: 
 @njit(cache=True, nogil=True)
 def add_columns(  # type: ignore[no-untyped-def]
     lo, hi, starts, rows, values, bits, token_doc, token_pos, token_hash,
-    value, doc, pos, priority, window, ceiling, bin_count,
+    value, doc, pos, priority, window, ceiling,
 ):  # fmt: skip
     """Offer every entry of latents lo … hi-1 of a block to their slots."""
     for i in range(lo, hi):
@@ -185,10 +184,9 @@ def add_columns(  # type: ignore[no-untyped-def]
                 best = j + 1
             b = quarter_octave(bits[j])
             if b > ceiling[i]:
-                _raise_ceiling(i, b, value, doc, pos, priority, window, ceiling, bin_count)
+                _raise_ceiling(i, b, value, doc, pos, priority, window, ceiling)
             inside = b > ceiling[i] - RING_BINS
             ring = b % RING_BINS
-            bin_count[i, ring] += inside
             h = mix(token_hash[r] ^ np.uint64(i))
             for place in range(0 if inside else RANDOM, RANDOM + 1):
                 s = _ring_slot(i, place, ring if inside else EMPTY, v, d, p, h,
@@ -200,16 +198,14 @@ def add_columns(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def add_slots(  # type: ignore[no-untyped-def]
-    value, doc, pos, priority, window, ceiling, bin_count,
-    o_value, o_bits, o_doc, o_pos, o_priority, o_window, o_ceiling, o_bin_count,
+    value, doc, pos, priority, window, ceiling,
+    o_value, o_bits, o_doc, o_pos, o_priority, o_window, o_ceiling,
 ):  # fmt: skip
     """Offer every example that another state (o_…) kept to the slots of this one."""
     source = (o_value, o_doc, o_pos, o_priority)
     for i in range(len(value)):
         if o_ceiling[i] > ceiling[i]:
-            _raise_ceiling(i, o_ceiling[i], value, doc, pos, priority, window, ceiling, bin_count)
-        for b in range(max(o_ceiling[i], ceiling[i]) - RING_BINS + 1, o_ceiling[i] + 1):
-            bin_count[i, b % RING_BINS] += o_bin_count[i, b % RING_BINS]
+            _raise_ceiling(i, o_ceiling[i], value, doc, pos, priority, window, ceiling)
         for at in range(N_SLOTS):
             d, p = o_doc[i, at], o_pos[i, at]
             if d == EMPTY:

@@ -18,12 +18,11 @@ from monoscope.features.sample_kernels import (
     N_TOP,
     RANDOM,
     RING,
-    RING_BINS,
     WINDOW,
 )  # fmt: skip
 
 N_BANDS = 5
-PER_BAND = 5
+PER_BAND = 4  # no more than a bin keeps, or the draw within a band would not be fair
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Chosen:
 class Samples:
     """Kept examples of L latents: arrays [L, N_SLOTS], laid out as `sample_kernels` says.
 
-    ceiling [L]: quarter octave of the largest value so far; bin_count [L, RING_BINS]: tokens seen
-    in each bin of the ring. About 15 kB per latent, whatever the number of tokens.
+    ceiling [L]: quarter octave of the largest value so far. About 17 kB per latent, whatever the
+    number of tokens.
     """
 
     seed: int
@@ -58,7 +57,6 @@ class Samples:
     priority: NDArray[np.uint64]
     window: NDArray[np.float32]
     ceiling: NDArray[np.int32]
-    bin_count: NDArray[np.int64]
 
     @classmethod
     def empty(cls, n_latents: int, seed: int) -> Samples:
@@ -72,7 +70,6 @@ class Samples:
             np.zeros(shape, np.uint64),
             np.zeros((*shape, WINDOW), np.float32),
             np.full(n_latents, EMPTY, np.int32),
-            np.zeros((n_latents, RING_BINS), np.int64),
         )
 
     def update(
@@ -87,7 +84,7 @@ class Samples:
         sorted by document and position. latents: the half-open range to work on."""
         kernels.add_columns(
             *latents, columns.starts, columns.rows, columns.values, columns.values.view(np.int32),
-            doc, pos, token_hash, *self._slots(), self.ceiling, self.bin_count,
+            doc, pos, token_hash, *self._slots(), self.ceiling,
         )  # fmt: skip
 
     def merge(self, other: Samples) -> None:
@@ -103,8 +100,8 @@ class Samples:
             )
         value, doc, pos, priority, window = other._slots()
         kernels.add_slots(
-            *self._slots(), self.ceiling, self.bin_count, value, value.view(np.int32),
-            doc, pos, priority, window, other.ceiling, other.bin_count,
+            *self._slots(), self.ceiling, value, value.view(np.int32),
+            doc, pos, priority, window, other.ceiling,
         )  # fmt: skip
 
     def top(self) -> Chosen:
@@ -116,23 +113,23 @@ class Samples:
         band = np.full(len(latent), EMPTY, np.int64)
         return self._chosen(latent, slot, band, _rank_within(latent))
 
-    def bands(self, peak: NDArray[np.float32], count: NDArray[np.int64]) -> Chosen:
+    def bands(self, peak: NDArray[np.float32]) -> Chosen:
         """Up to PER_BAND examples from each of N_BANDS equal bands between 0 and the maximum.
 
-        peak, count [L]: maximum and number of active tokens. Within a band every token has the
-        same chance: an example stands for the tokens of its bin, and is drawn with that weight
-        (Efraimidis & Spirakis 2006). Bands without a token have no example; all others have.
+        peak [L]: the maxima. A band's examples are its tokens of smallest priority, so that each
+        token has the same chance; where a band ends within a bin, some that the bin did not keep
+        may be missed. Bands without a token have no example; all others have.
         """
         latent, slot = np.nonzero(self.doc[:, RING:] != EMPTY)
         slot += RING
         band = band_of(self.value[latent, slot], peak[latent])
-        key = self._draw_key(latent, slot, count)
         group = latent * N_BANDS + band
+        random = (slot >= FLOOR) | ((slot - RING) % BIN_SLOTS >= RANDOM)
         drawn = np.zeros(len(self.doc) * N_BANDS, bool)
-        drawn[group[key > -np.inf]] = True
-        kept = (key > -np.inf) | ~drawn[group]  # a bin's ends only stand in where no draw fell
-        latent, slot, band, key, group = (a[kept] for a in (latent, slot, band, key, group))
-        order = np.lexsort((slot, -key, group))
+        drawn[group[random]] = True
+        kept = random | ~drawn[group]  # a bin's ends only stand in where no draw fell
+        latent, slot, band, group = (a[kept] for a in (latent, slot, band, group))
+        order = np.lexsort((self.priority[latent, slot], group))
         latent, slot, band, group = (a[order] for a in (latent, slot, band, group))
         kept = _rank_within(group) < PER_BAND
         latent, slot, band, group = (a[kept] for a in (latent, slot, band, group))
@@ -140,23 +137,6 @@ class Samples:
         order = np.lexsort((pos, doc, -value, group))
         latent, slot, band, group = (a[order] for a in (latent, slot, band, group))
         return self._chosen(latent, slot, band, _rank_within(group))
-
-    def _draw_key(
-        self, latent: NDArray[np.int64], slot: NDArray[np.int64], count: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        """log(u)/weight of each slot, u uniform: the largest keys are a weighted draw without
-        replacement. -inf for slots that hold an end of a bin and so were not drawn at random."""
-        ring = np.where(slot < FLOOR, (slot - RING) // BIN_SLOTS, RING_BINS)
-        random = (slot >= FLOOR) | ((slot - RING) % BIN_SLOTS >= RANDOM)
-        seen = np.concatenate([self.bin_count, (count - self.bin_count.sum(1))[:, None]], axis=1)
-        group = latent * (RING_BINS + 1) + ring
-        kept = np.bincount(group[random], minlength=len(self.doc) * (RING_BINS + 1))
-        weight = seen[latent, ring] / np.maximum(kept[group], 1)
-        # Kept priorities are the smallest of their bin, so they are hashed again to be uniform.
-        again = _mix(self.priority[latent, slot])
-        uniform = (again >> np.uint64(11)).astype(np.float64) / 2.0**53 + 2.0**-54
-        key = np.where(random, np.log(uniform) / np.maximum(weight, 1), -np.inf)
-        return key.astype(np.float64)
 
     def _slots(self) -> tuple[NDArray[np.float32], ...]:
         arrays = (self.value, self.doc, self.pos, self.priority, self.window)

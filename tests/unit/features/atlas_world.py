@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +56,7 @@ class FakeStore:
         bounds = [0, *np.searchsorted(self.rows.doc.numpy(), self.cuts), len(self.rows.doc)]
         return [
             SimpleNamespace(file=f"shard-{i}", rows=slice(int(a), int(b)))
-            for i, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))
+            for i, (a, b) in enumerate(pairwise(bounds))
         ]
 
     def read(self, shard: Any) -> Any:
