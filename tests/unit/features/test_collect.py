@@ -298,7 +298,7 @@ def test_infinite_codes_are_refused(store: FakeStore, sae: FakeSAE) -> None:
             codes.values[codes.offsets[3]] = torch.inf
             return codes
 
-    with pytest.raises(DataError, match="code of a row is NaN or infinite.*row 3 "):
+    with pytest.raises(DataError, match=r"code of a row is NaN or infinite.*row 3 "):
         collect_statistics(Overflowing(12, 29, 4), store)
 
 

@@ -67,5 +67,5 @@ def test_a_range_of_latents_leaves_the_others_alone() -> None:
 
 
 def test_states_of_different_latents_do_not_merge() -> None:
-    with pytest.raises(MismatchError, match="3 latents.*expected 2"):
+    with pytest.raises(MismatchError, match=r"3 latents.*expected 2"):
         Moments.empty(2).merge(Moments.empty(3))
