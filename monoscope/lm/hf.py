@@ -28,14 +28,12 @@ UNLIMITED = 1_000_000
 class HFModel:
     """A causal LM of any Hugging Face family, held in evaluation mode and never trained.
 
-    model, tokenizer: the transformers objects.  name: what to call it.  identity: as in `LM`; by
-    default the hash of the weights as they are in memory.
+    model, tokenizer: the transformers objects.  name: what to call it.  weights: what tells these
+    weights from others, a hash or a commit; by default the hash of what is in memory.
     Raises ModelError for a model that is not a causal LM.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, name: str, identity: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, name: str, weights: str | None = None) -> None:
         config = model.config.get_text_config()
         if getattr(config, "is_encoder_decoder", False) or model.get_output_embeddings() is None:
             raise ModelError("not a causal language model", got=type(model).__name__)
@@ -49,8 +47,11 @@ class HFModel:
         self.dtype: torch.dtype = model.dtype
         self.prefix_ids, self.special_ids = self.tokens.prefix_ids, self.tokens.special_ids
         self.pad_id, self.eos_ids = self.tokens.pad_id, self.tokens.eos_ids
-        self.identity = identity or {"model": name, "weights": _weights_in_memory(model)}
-        self.identity = {**self.identity, "tokenizer": self.tokens.fingerprint}
+        self.identity = {
+            "model": name,
+            "weights": weights or _weights_in_memory(model),
+            "tokenizer": self.tokens.fingerprint,
+        }
         self._widths: dict[str, int] = {}
         self._lock = threading.RLock()  # hooks sit on shared modules: one forward pass at a time
         self._accepts = set(inspect.signature(model.forward).parameters)

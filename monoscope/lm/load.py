@@ -6,44 +6,18 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from monoscope.assets import model_path
-from monoscope.errors import ConfigError, ModelError, MonoscopeError
+from monoscope.errors import ConfigError, ModelError
 from monoscope.lm.cache import files_hash
 from monoscope.lm.gguf import converted
 from monoscope.lm.hf import HFModel
+from monoscope.lm.source import explaining, locate, offline
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_ABSENT = {
-    "HFValidationError",
-    "LocalEntryNotFoundError",
-    "OfflineModeIsEnabled",
-    "RepositoryNotFoundError",
-}
-_REFUSED = (
-    "Pickle can run code when it is read, so monoscope refuses it. Convert the weights with "
-    "model.save_pretrained(folder, safe_serialization=True) where you trust them."
-)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Where a model is read from: what transformers is given, and the files on disk, if local."""
-
-    given: str
-    files: tuple[Path, ...] = ()
-    gguf: Path | None = None
-    folder: Path | None = None
-
-    @property
-    def is_hub_id(self) -> bool:
-        return self.folder is None and self.gguf is None
 
 
 def load_lm(
@@ -70,25 +44,23 @@ def load_lm(
     """
     place = _device(device)
     kind = _dtype(dtype, place)
-    source = _locate(str(name))
+    source = locate(str(name))
     shared: Any = {"trust_remote_code": trust_remote_code, "revision": revision}
-    if source.is_hub_id and _offline():
+    if source.is_hub_id and offline():
         shared["local_files_only"] = True  # models downloaded before; else it would retry for long
     with _quiet():
         origin = str(source.folder or source.given)
         if source.gguf is not None:
-            with _explaining("cannot convert the GGUF file", source):
+            with explaining("cannot convert the GGUF file", source):
                 origin = str(converted(source.gguf, kind))
-        with _explaining("cannot load the model", source):
+        with explaining("cannot load the model", source):
             model = _weights(origin, kind, shared)
-        with _explaining("cannot load the model's tokenizer", source):
+        with explaining("cannot load the model's tokenizer", source):
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(origin, **shared)
-        commit = getattr(model.config, "_commit_hash", None)
-        weights = files_hash(source.files) if source.files else str(commit)
-        identity = {"model": source.given, "weights": weights}
-        return HFModel(model.to(place), tokenizer, source.given, identity)
+        weights = files_hash(source.files) if source.files else _commit(origin, revision)
+        return HFModel(model.to(place), tokenizer, source.given, weights)
 
 
 def cpu_multiplies_bfloat16() -> bool:
@@ -129,125 +101,14 @@ def _weights(origin: str, dtype: torch.dtype, shared: dict[str, Any]) -> Any:
     return model
 
 
-def _locate(name: str) -> _Source:
-    """Find what a name means; anything that is not on disk is taken for a hub id.
+def _commit(repo: str, revision: str | None) -> str | None:
+    """The commit of a hub model that has just been loaded, read off the path of its snapshot."""
+    from huggingface_hub import constants, try_to_load_from_cache
 
-    Raises ModelError for a path that does not exist or does not hold a model.
-    """
-    if name == "demo":
-        path = model_path()
-        return _Source("demo", (path,), gguf=path)
-    path = Path(name).expanduser()
-    if name.strip() and path.is_dir():
-        return _folder(path)
-    if path.is_file():
-        if path.suffix != ".gguf":
-            hint = _REFUSED if any(path.match(pattern) for pattern in _PICKLES) else None
-            raise ModelError(
-                "not a model", got=path, expected="a model folder or a .gguf file", hint=hint
-            )
-        return _Source(str(path.resolve()), (path,), gguf=path)
-    looks_like_path = name.startswith(("/", "./", "../", "~")) or name.endswith(".gguf")
-    if looks_like_path or name.count("/") > 1 or not name.strip():
-        raise ModelError(
-            "no such model path",
-            got=repr(name),
-            expected='a model folder, a .gguf file, a hub id (owner/name) or "demo"',
-        )
-    return _Source(name)
-
-
-def _folder(path: Path) -> _Source:
-    weights = sorted(path.glob("*.safetensors"))
-    if not (path / "config.json").is_file():
-        ggufs = sorted(path.glob("*.gguf"))
-        raise ModelError(
-            "the folder holds no config.json",
-            got=path,
-            expected="a Hugging Face model folder",
-            hint=f"Name the GGUF file itself: {ggufs[0]}." if ggufs else None,
-        )
-    if not weights:
-        pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
-        raise ModelError(
-            "the model's weights are a pickle" if pickles else "the folder holds no weights",
-            got=f"{path}/{pickles[0]}" if pickles else path,
-            expected="*.safetensors",
-            hint=_REFUSED if pickles else None,
-        )
-    return _Source(str(path.resolve()), tuple(weights), folder=path)
-
-
-@contextmanager
-def _explaining(what: str, source: _Source) -> Iterator[None]:
-    """Turn whatever transformers and its parts raise into one ModelError."""
-    try:
-        yield
-    except (MonoscopeError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise _explained(what, source, error) from error
-
-
-def _explained(what: str, source: _Source, error: Exception) -> ModelError:
-    """One clear line for what transformers, safetensors or the hub raised."""
-    chain = _chain(error)
-    text = " ".join(str(link) for link in chain)
-    kinds = {type(link).__name__ for link in chain}
-    where = repr(source.given)
-    if "trust_remote_code" in text:
-        return ModelError(
-            "the model comes with its own Python code, which is not run unless asked for",
-            got=where,
-            hint="Pass trust_remote_code=True if you trust its authors.",
-        )
-    if "GatedRepoError" in kinds or "gated repo" in text:
-        return ModelError("access to the model is restricted", got=where, hint="Log in to the hub.")
-    if "safetensors" in text and "does not appear to have a file" in text:
-        return ModelError("no safetensors weights on the hub", got=where, hint=_REFUSED)
-    if source.is_hub_id and _not_found(text, kinds):
-        hub = _offline() or "no such model, or no network"
-        return ModelError(
-            "model not found",
-            got=where,
-            expected='a hub id (owner/name), a folder, a .gguf file or "demo"',
-            hint=f"Tried: the path {Path(source.given).resolve()} (nothing there); "
-            f"models downloaded before (not among them); the Hugging Face hub ({hub}).",
-        )
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    reason = f"{type(error).__name__}: {first[:300]}"
-    return ModelError(what, got=where, hint=reason)
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    links: list[BaseException] = []
-    while error is not None and error not in links:
-        links.append(error)
-        error = error.__cause__ or error.__context__
-    return links
-
-
-def _offline() -> str | None:
-    """Why the hub cannot be asked, or None where it seems it can."""
-    import socket
-    from urllib.parse import urlsplit
-    from urllib.request import getproxies
-
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "not asked, HF_HUB_OFFLINE is set"
-    host = urlsplit(constants.ENDPOINT).hostname
-    try:
-        if not getproxies():  # a proxy resolves names for us
-            socket.getaddrinfo(host, 443)
-    except OSError:
-        return f"no network, {host} does not resolve"
-    return None
-
-
-def _not_found(text: str, kinds: set[str]) -> bool:
-    return bool(_ABSENT & kinds) or "is not a local folder" in text or "connect to" in text
+    found = try_to_load_from_cache(
+        repo, "config.json", cache_dir=constants.HF_HUB_CACHE, revision=revision
+    )
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

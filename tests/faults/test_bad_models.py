@@ -123,6 +123,23 @@ def test_a_hub_id_without_a_network(
     assert capfd.readouterr().err == ""
 
 
+def test_a_hub_model_downloaded_before(
+    original: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    home = tmp_path / "models--me--mine"
+    snapshot = shutil.copytree(original, home / "snapshots" / commit)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    identity = load_lm("me/mine").identity
+    assert (identity["model"], identity["weights"]) == ("me/mine", commit)
+    (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
+    line = refusal("me/mine")
+    assert "no weights as safetensors" in line and "Pickle can run code" in line
+
+
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "m.pth"])
 def test_weights_as_a_pickle_are_refused_unread(folder: Path, name: str) -> None:
     proof = folder / "ran"
