@@ -1,6 +1,30 @@
 """Steering: edits as values, steered generation, and finding the features that write."""
 
 from monoscope.steer.edits import Ablate, Add, Edit, Scale, Set, parse_edit
-from monoscope.steer.generate import Generation, generate
+from monoscope.steer.generate import Generation, TokenScore, generate
+from monoscope.steer.prompts import NEUTRAL_PROMPTS
+from monoscope.steer.screen import OutputScore, Promised, by_rank, output_score
+from monoscope.steer.strength import StrengthSearch, Trial, search_strength
+from monoscope.steer.writers import WriterScore, find_writers
 
-__all__ = ["Ablate", "Add", "Edit", "Generation", "Scale", "Set", "generate", "parse_edit"]
+__all__ = [
+    "NEUTRAL_PROMPTS",
+    "Ablate",
+    "Add",
+    "Edit",
+    "Generation",
+    "OutputScore",
+    "Promised",
+    "Scale",
+    "Set",
+    "StrengthSearch",
+    "TokenScore",
+    "Trial",
+    "WriterScore",
+    "by_rank",
+    "find_writers",
+    "generate",
+    "output_score",
+    "parse_edit",
+    "search_strength",
+]

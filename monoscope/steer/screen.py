@@ -20,6 +20,8 @@ from monoscope.steer.apply import check_fits
 from monoscope.steer.prompts import NEUTRAL_PROMPTS
 from monoscope.steer.rows import check_prompts, latent_moves, next_token_shares, random_moves
 
+FLOOR = 1e-4  # probability below which differences do not count
+
 Promised = Mapping[int, float]
 """What a latent promises to write: token id -> weight in (0, 1]."""
 
@@ -40,8 +42,12 @@ class OutputScore:
 
     @property
     def score(self) -> float:
-        """What the latent's own direction adds: steered − max(default, random)."""
-        return self.steered - max(self.default, self.random)
+        """How much likelier the latent's own direction makes its promise, in nats.
+
+        log((steered + ε) / (max(default, random) + ε)) with ε = 1e-4: a ratio, so that a rare word
+        made common counts as much as a common one, and ε, so that the very rare do not win.
+        """
+        return math.log((self.steered + FLOOR) / (max(self.default, self.random) + FLOOR))
 
     def to_json(self) -> dict[str, float]:
         """All figures, and their score."""
@@ -62,7 +68,7 @@ def output_score(
     promised: Mapping[int, Promised],
     *,
     prompts: Sequence[str] = NEUTRAL_PROMPTS,
-    times_norm: float = 0.5,
+    times_norm: float = 0.35,
     n_random: int = 8,
     seed: int = 0,
 ) -> list[OutputScore]:

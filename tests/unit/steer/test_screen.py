@@ -45,7 +45,8 @@ def test_score_is_the_weighted_probability_of_the_promise(lm, make_sae):
         assert got.steered == pytest.approx(total(moved), rel=1e-4)
         assert got.default == pytest.approx(total(plain), rel=1e-4)
         assert got.random == pytest.approx(sum(map(total, controls)) / 3, rel=1e-4)
-        assert got.score == pytest.approx(got.steered - max(got.default, got.random), abs=1e-12)
+        ratio = (got.steered + 1e-4) / (max(got.default, got.random) + 1e-4)
+        assert got.score == pytest.approx(math.log(ratio), abs=1e-12)
         assert got.to_json()["score"] == got.score
 
 
@@ -59,7 +60,7 @@ def test_a_latent_built_to_write_scores_and_its_reverse_does_not(lm, make_sae):
         s.latent: s.score for s in output_score(lm, sae, wanted, prompts=PROMPTS, times_norm=2.0)
     }
     assert max(scores, key=scores.get) == 5
-    assert scores[5] > 0.5
+    assert scores[5] > 1
     (backwards,) = output_score(lm, sae, {5: {token: 1.0}}, prompts=PROMPTS, times_norm=-2.0)
     assert backwards.score < 0
 
