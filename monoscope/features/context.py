@@ -17,12 +17,13 @@ from monoscope.features.visible import visible
 # One hue, of nearly even lightness and rising chroma (OKLCH hue 60°), with black text on it: a
 # ramp from light to dark would turn round between dark and light terminals. The faintest step
 # colours the letters alone, so that weak activations stay quiet on both.
+_FAINTEST = 0.08
 _RAMP = (
     (0.85, Style(color="#000000", bgcolor="#ec8300", bold=True)),
     (0.65, Style(color="#000000", bgcolor="#e79a57")),
     (0.45, Style(color="#000000", bgcolor="#deac83")),
     (0.25, Style(color="#000000", bgcolor="#cfb9a8")),
-    (0.08, Style(color="#bd7634")),
+    (_FAINTEST, Style(color="#bd7634")),
 )
 _MARKED = 0.5  # share of the scale from which a token is marked where there are no colours
 _BEFORE = 0.6  # share of the room given to the text before the peak
@@ -53,8 +54,10 @@ class ContextLine:
     def text(self, room: int, *, colour: bool) -> Text:
         """The line in at most `room` cells, shaded or, without colour, marked."""
         shares = [max(value, 0.0) / self.scale if self.scale > 0 else 0.0 for value in self.values]
+        if shares and self.values[self.peak] > 0:  # what a line is about is seen, however weak
+            shares[self.peak] = max(shares[self.peak], _FAINTEST)
         parts = [
-            visible(piece) or ("�" if share >= _RAMP[-1][0] else "")  # part of a character
+            visible(piece) or ("�" if share >= _FAINTEST else "")  # part of a character
             for piece, share in zip(self.pieces, shares, strict=True)
         ]
         if colour:

@@ -107,6 +107,8 @@ def test_with_colour_each_token_is_shaded_by_its_share_of_the_scale() -> None:
     assert text.plain == "He lives in Paris, France.⏎"
     spans = {text.plain[s.start : s.end]: s.style for s in text.spans}
     assert spans == {" Paris": shade(1.0), " France": shade(5 / 8), " in": shade(1 / 8)}
+    weak = context_line(PARIS, scale=1000.0).text(80, colour=True)
+    assert [weak.plain[s.start : s.end] for s in weak.spans] == [" Paris"]  # the peak, however weak
     halved = context_line(PARIS, scale=16.0).text(80, colour=True)
     assert {s.style for s in halved.spans} == {shade(0.5), shade(5 / 16)}
     assert "\x1b[1;38;2;0;0;0;48;2;236;131;0m Paris\x1b[0m" in coloured(context_line(PARIS))
