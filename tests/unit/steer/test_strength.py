@@ -115,7 +115,7 @@ def test_several_latents_together_are_the_same_as_one_by_one(lm, make_sae):
 def test_a_latent_built_to_write_wins_and_its_controls_do_not(lm, writer_sae):
     sae = writer_sae(lm)
     candidates = {i: {TOKEN: 1.0} for i in range(17)}
-    options = {"prompts": PROMPTS, "strengths": (0.5, 2.0, 4.0), "max_new_tokens": 10}
+    options = {"prompts": PROMPTS, "strengths": (0.3, 1.0, 2.0), "max_new_tokens": 10}
     ranked = find_writers(lm, sae, candidates, n_finalists=4, screen_at=2.0, **options)
     assert len(ranked) == 4
     assert ranked[0].latent == 5
