@@ -7,29 +7,29 @@ killed goes on with its first unfinished group and ends with the same bytes.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from monoscope.data.corpus import Corpus, is_held_out
+from monoscope.data.corpus import is_held_out
 from monoscope.data.folder import Folder
-from monoscope.data.manifest import MANIFEST, SPLITS, Arguments, Manifest, Split, read_manifest
+from monoscope.data.manifest import MANIFEST, SPLITS, Arguments, Manifest, Split
 from monoscope.data.masking import MaskPolicy, token_norms
 from monoscope.data.norms import Moments
+from monoscope.data.resume import begin, fresh_manifest
 from monoscope.data.shards import Shard, StoredDoc, first_not_finite, write_shard
 from monoscope.data.store import ActivationStore
 from monoscope.data.windows import (
     CaptureLM,
+    Documents,
     TokenDoc,
     batch_windows,
     capture_tokens,
@@ -37,12 +37,11 @@ from monoscope.data.windows import (
     next_group,
     token_docs,
 )
-from monoscope.errors import ConfigError, CorpusError, DataError, MismatchError, OutputError
+from monoscope.errors import ConfigError, CorpusError, DataError
 from monoscope.sites import Site
 
 _LOG = logging.getLogger(__name__)
 _SURPLUS = 1.02  # aim a little past the goal, rather than miss it and need another group
-_OWN_FILES = re.compile(r"(shard-\d{5,}\.safetensors|docs-\d{5,}\.parquet)")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class HarvestProgress:
 
 def collect(
     lm: CaptureLM,
-    corpus: Corpus,
+    corpus: Documents,
     site: str | Site,
     n_tokens: int,
     out: str | os.PathLike[str],
@@ -109,10 +108,10 @@ def collect(
     )
     _check(arguments, lm)
     policy = MaskPolicy(tuple(lm.special_ids), sink_ratio)
-    fresh = _fresh_manifest(lm, corpus, site, policy, arguments)
+    fresh = fresh_manifest(lm, corpus, site, policy, arguments)
     folder = Folder(out)
     folder.prepare(MANIFEST)
-    manifest = _begin(folder, fresh, resume)
+    manifest = begin(folder, fresh, resume)
     report = _Reporter(progress, manifest)
     if not manifest.complete:
         _Harvest(lm, corpus, site, folder, manifest, report).run()
@@ -138,98 +137,6 @@ def _check(arguments: Arguments, lm: CaptureLM) -> None:
         )
 
 
-def _fresh_manifest(
-    lm: CaptureLM, corpus: Corpus, site: Site, policy: MaskPolicy, arguments: Arguments
-) -> Manifest:
-    d_in = lm.width(site)
-    return Manifest(
-        identity=dict(lm.identity),
-        site=str(site),
-        d_in=d_in,
-        dtype=str(lm.dtype).removeprefix("torch."),
-        prefix_ids=list(lm.prefix_ids),
-        corpus=json.loads(json.dumps(corpus.description)),  # as it will be read back
-        corpus_fingerprint=corpus.fingerprint,
-        attribution=list(corpus.attribution),
-        mask_policy=policy.to_dict(),
-        arguments=arguments,
-        train_moments=Moments.none(d_in).to_dict(),
-    )
-
-
-def _begin(folder: Folder, fresh: Manifest, resume: bool) -> Manifest:
-    """The manifest to go on from: that of the folder, or a new one, written at once."""
-    found = read_manifest(folder)
-    if found is not None and found.shards:
-        if not resume:
-            raise OutputError(
-                f"{folder.where} already holds a store",
-                got=f"{found.n_tokens():,} tokens",
-                hint="Resume it, or choose another folder.",
-            )
-        _must_match(folder, found, fresh)
-    else:  # nothing was harvested there yet: nothing is lost by beginning anew
-        found = None
-    manifest = found or fresh
-    if not manifest.complete:
-        _tidy(folder, manifest)
-    if found is None:
-        manifest.write(folder)
-    return manifest
-
-
-def _must_match(folder: Folder, found: Manifest, fresh: Manifest) -> None:
-    """Raise MismatchError naming the first thing in which the two harvests differ."""
-    for (name, was), (_, now) in zip(_traits(found), _traits(fresh), strict=True):
-        if was != now:
-            raise MismatchError(
-                f"{folder.where} holds a store harvested with another {name}",
-                got=now,
-                expected=f"{was}, as in the store",
-                hint="Give the same again to go on with it, or choose another folder.",
-            )
-
-
-def _traits(manifest: Manifest) -> Iterator[tuple[str, object]]:
-    for key in ("model", "weights", "tokenizer"):
-        yield key if key == "model" else f"{key} of the model", manifest.identity.get(key)
-    yield "model identity", manifest.identity
-    yield "site", manifest.site
-    yield "model dtype", manifest.dtype
-    yield "d_in", manifest.d_in
-    yield "prefix", manifest.prefix_ids
-    yield "corpus", _Named(manifest.corpus_fingerprint, _corpus_name(manifest.corpus))
-    yield "set of special tokens", manifest.mask_policy["special_ids"]
-    yield "sink_ratio", manifest.mask_policy["sink_ratio"]
-    for name, value in manifest.arguments:
-        if name != "seed":
-            yield name, value
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A hash that is compared, and what to call it in a message."""
-
-    sha256: str
-    name: str = field(compare=False)
-
-    def __str__(self) -> str:
-        return f"{self.name} (sha256 {self.sha256[:12]}…)"
-
-
-def _corpus_name(description: Mapping[str, object]) -> str:
-    return str(description.get("path") or description.get("name") or "a corpus")
-
-
-def _tidy(folder: Folder, manifest: Manifest) -> None:
-    """Delete what a killed harvest wrote but did not enter in the manifest."""
-    folder.remove_partials()
-    entered = {name for shard in manifest.shards for name in (shard.file, shard.docs_file)}
-    for name in folder.names():
-        if _OWN_FILES.fullmatch(name) and name not in entered:
-            folder.remove(name)
-
-
 class _Reporter:
     """Turns counts into HarvestProgress; without a listener, only what must be told is logged."""
 
@@ -242,7 +149,8 @@ class _Reporter:
         self._run_tokens = 0
         self._done = manifest.n_tokens()
         if manifest.complete:
-            self.tell("reused", f"a finished store of {self._done:,} tokens is reused")
+            short = f", all that its corpus gave of {self._total:,}" if manifest.exhausted else ""
+            self.tell("reused", f"a finished store of {self._done:,} tokens is reused{short}")
         elif manifest.shards:
             self.tell("resumed", f"going on after {self._done:,} tokens")
 
@@ -272,7 +180,7 @@ class _Harvest:
     def __init__(
         self,
         lm: CaptureLM,
-        corpus: Corpus,
+        corpus: Documents,
         site: Site,
         folder: Folder,
         manifest: Manifest,
@@ -324,7 +232,9 @@ class _Harvest:
         manifest = self._manifest
         arguments = manifest.arguments
         rows = self._captured(group)
-        policy, keep = self._masked(rows)
+        norms = token_norms(rows.acts)
+        self._check_acts(rows, norms)
+        policy, keep = self._masked(rows, norms)
         sides = {doc.doc: _side(doc, arguments.held_out) for doc in group}
         lengths = torch.tensor([len(doc.ids) for doc in group])
         held = torch.tensor([sides[doc.doc] == "held_out" for doc in group])
@@ -360,35 +270,34 @@ class _Harvest:
         windows = cut_windows(lengths, arguments.context_length - n_prefix)
         batches = batch_windows(windows, n_prefix, arguments.batch_tokens)
         acts = capture_tokens(self._lm, self._site, token_ids, batches, self._report.batch)
-        self._check_acts(acts, doc, pos)
         return Shard(acts, token_ids, doc, pos)
 
-    def _check_acts(self, acts: Tensor, doc: Tensor, pos: Tensor) -> None:
-        dtype = str(acts.dtype).removeprefix("torch.")
-        if dtype != self._manifest.dtype or acts.shape[1] != self._manifest.d_in:
+    def _check_acts(self, rows: Shard, norms: Tensor) -> None:
+        dtype, width = str(rows.acts.dtype).removeprefix("torch."), rows.acts.shape[1]
+        if dtype != self._manifest.dtype or width != self._manifest.d_in:
             raise DataError(
                 f"the activations at {self._site} are not what the model announced",
-                got=f"{dtype} of width {acts.shape[1]}",
+                got=f"{dtype} of width {width}",
                 expected=f"{self._manifest.dtype} of width {self._manifest.d_in}",
             )
-        row = first_not_finite(acts)
+        row = first_not_finite(rows.acts, norms)
         if row is not None:
             raise DataError(
                 f"NaN or Inf in the activations at {self._site}",
-                got=f"document {int(doc[row])}, token {int(pos[row])}",
+                got=f"document {int(rows.doc[row])}, token {int(rows.pos[row])}",
                 expected="finite values",
                 hint="Load the model in float32 or bfloat16, or choose another site.",
             )
 
-    def _masked(self, rows: Shard) -> tuple[MaskPolicy, Tensor]:
+    def _masked(self, rows: Shard, norms: Tensor) -> tuple[MaskPolicy, Tensor]:
         """The mask policy, its limit measured if it was not yet, and the rows [T] it keeps."""
         policy = self._manifest.policy
-        ids, real = rows.token_ids[None], torch.ones(1, len(rows), dtype=torch.bool)
+        real = torch.ones(len(rows), dtype=torch.bool)
         if policy.max_norm is None:
-            norms = token_norms(rows.acts)[policy.candidates(ids, real)[0]]
-            if norms.numel():
-                policy = policy.measured(norms)
-        return policy, policy.keep(ids, real, rows.acts[None])[0]
+            candidates = norms[policy.candidates(rows.token_ids, real)]
+            if candidates.numel():
+                policy = policy.measured(candidates)
+        return policy, policy.keep_by_norm(rows.token_ids, real, norms)
 
     def _enter(self, **changes: object) -> None:
         self._manifest = self._manifest.model_copy(update=changes)

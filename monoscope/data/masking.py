@@ -42,10 +42,14 @@ class MaskPolicy:
 
     def keep(self, ids: Tensor, mask: Tensor, x: Tensor) -> Tensor:
         """Tokens that count: ids [B,S], mask [B,S] bool, x [B,S,D] -> bool [B,S] on x's device."""
-        kept = self.candidates(ids.to(x.device), mask.to(x.device))
-        if self.max_norm is not None:
-            kept &= token_norms(x) <= self.max_norm
-        return kept
+        if self.max_norm is None:
+            return self.candidates(ids.to(x.device), mask.to(x.device))
+        return self.keep_by_norm(ids.to(x.device), mask.to(x.device), token_norms(x))
+
+    def keep_by_norm(self, ids: Tensor, mask: Tensor, norms: Tensor) -> Tensor:
+        """`keep` for those who have the norms [B,S] of x already."""
+        kept = self.candidates(ids, mask)
+        return kept if self.max_norm is None else kept & (norms <= self.max_norm)
 
     def measured(self, norms: Tensor) -> MaskPolicy:
         """The same policy with max_norm = sink_ratio × median of `norms` [N] (at least one)."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_TILE = 8192
+_TILE = 1024  # rows; small enough for a tile in fp64 to stay in the cache
 _BINS_PER_OCTAVE = 128
 _LEAST_NORM = 2.0**-126
 
@@ -52,21 +52,14 @@ class Moments:
     def of(cls, acts: Tensor) -> Moments:
         """The moments of acts [n,D], in tiles of rows."""
         total = cls.none(acts.shape[1])
-        for tile in acts.split(_TILE):
-            if tile.shape[0]:
-                total = total.merge(cls._of_tile(tile.double()))
-        return total
-
-    @classmethod
-    def _of_tile(cls, x: Tensor) -> Moments:
-        mean = x.mean(0)
-        norms = torch.linalg.vector_norm(x, dim=1)
-        bins = (norms.clamp(min=_LEAST_NORM).log2() * _BINS_PER_OCTAVE).floor().long()
-        values, counts = bins.unique(return_counts=True)
-        histogram = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        return cls(
-            x.shape[0], mean, float((x - mean).square().sum()), float(norms.sum()), histogram
-        )
+        norms = torch.empty(acts.shape[0], dtype=torch.float64)
+        for tile, part in zip(acts.split(_TILE), norms.split(_TILE), strict=True):
+            x = tile.to(torch.float64, copy=True)
+            torch.linalg.vector_norm(x, dim=1, out=part)
+            mean = x.mean(0)
+            off = x.sub_(mean).flatten()
+            total = total.merge(cls(x.shape[0], mean, float(off @ off), float(part.sum())))
+        return replace(total, norm_bins=_histogram(norms))
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets of tokens together."""
@@ -107,6 +100,13 @@ class Moments:
         mean = torch.tensor(data["mean"], dtype=torch.float64)
         bins = {int(key): int(count) for key, count in data["norm_bins"].items()}
         return cls(int(data["n"]), mean, float(data["scatter"]), float(data["norm_sum"]), bins)
+
+
+def _histogram(norms: Tensor) -> dict[int, int]:
+    """How many of norms [n] lie in each bin floor(log2 ‖x‖ × bins per octave)."""
+    bins = (norms.clamp(min=_LEAST_NORM).log2() * _BINS_PER_OCTAVE).floor().long()
+    values, counts = bins.unique(return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _median(bins: Mapping[int, int], n: int) -> float:

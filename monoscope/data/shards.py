@@ -137,7 +137,7 @@ def load_rows(source: Path | bytes, info: ShardInfo, d_in: int, dtype: torch.dty
 
 def check_finite(rows: Shard, file: str) -> None:
     """Raise DataError naming the first row of `file` that holds NaN or Inf."""
-    row = first_not_finite(rows.acts)
+    row = first_not_finite(rows.acts, token_norms(rows.acts))
     if row is not None:
         raise DataError(
             f"{file} holds NaN or Inf at row {row}",
@@ -147,12 +147,12 @@ def check_finite(rows: Shard, file: str) -> None:
         )
 
 
-def first_not_finite(acts: Tensor) -> int | None:
-    """The first row of acts [n,D] that holds NaN or Inf; None if all are finite.
+def first_not_finite(acts: Tensor, norms: Tensor) -> int | None:
+    """The first row of acts [n,D], whose norms are [n], that holds NaN or Inf; else None.
 
-    Norms find the suspects in one pass; a norm may overflow though its row is finite.
+    The norms find the suspects; a norm may overflow though its row is finite.
     """
-    suspects = (~token_norms(acts).isfinite()).nonzero().flatten().tolist()
+    suspects = (~norms.isfinite()).nonzero().flatten().tolist()
     return next((row for row in suspects if not acts[row].isfinite().all()), None)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from monoscope.data.corpus import Corpus, Document
+from monoscope.data.corpus import Document
 from monoscope.sites import Site
 
 _ENCODE_TOGETHER = 64  # documents per call of the tokenizer
@@ -46,6 +46,18 @@ class CaptureLM(Protocol):
     def capture(self, ids: Tensor, mask: Tensor, site: Site) -> Tensor: ...
 
 
+class Documents(Protocol):
+    """What a harvest needs of a corpus: documents in the same order each time, and their origin."""
+
+    @property
+    def description(self) -> Mapping[str, object]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def attribution(self) -> Sequence[str]: ...
+    def __iter__(self) -> Iterator[Document]: ...
+
+
 @dataclass(frozen=True)
 class TokenDoc:
     """A corpus document, tokenised and cut to its first max_doc_tokens tokens (`cut` says if)."""
@@ -66,7 +78,7 @@ class Window:
 
 
 def token_docs(
-    lm: CaptureLM, corpus: Corpus, first: int, max_doc_tokens: int
+    lm: CaptureLM, corpus: Documents, first: int, max_doc_tokens: int
 ) -> Iterator[TokenDoc]:
     """The documents of the corpus from number `first` on, tokenised in batches."""
     documents = enumerate(corpus)

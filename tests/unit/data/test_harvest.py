@@ -114,6 +114,15 @@ def test_it_stops_soon_after_enough_tokens_were_kept(tmp_path, n_tokens):
     assert store.n_tokens() == store.n_tokens("train") + store.n_tokens("held_out")
 
 
+def test_a_mask_that_drops_much_is_allowed_for(tmp_path):
+    """Half of the tokens are special: groups are sized by what is kept, not by what is read."""
+    corpus = FakeCorpus([Document(f"oak{i} <eos> elm{i} <eos>") for i in range(400)])
+    arguments = SMALL | {"held_out": 0.0}
+    store = collect(FakeLM(), corpus, SITE, 290, tmp_path / "s", **arguments)
+    assert 290 <= store.n_tokens() <= 300
+    assert len(store.shards()) == 4  # 3 of 75 and the rest, not ever smaller ones
+
+
 def test_norm_statistics_are_those_of_the_train_rows_in_fp64(tmp_path):
     store = collect(FakeLM(), make_corpus(80), SITE, 700, tmp_path / "s", **SMALL)
     x = torch.cat([store.read(s).acts for s in store.shards("train")]).double()
@@ -217,6 +226,9 @@ def test_a_corpus_that_ends_early_gives_all_it_has_and_says_so(tmp_path, caplog)
     assert heard[-1].phase == "exhausted"
     assert f"{store.n_tokens()} of the 10,000 tokens" in heard[-1].message
     assert not caplog.records
+    collect(FakeLM(), corpus, SITE, 10_000, tmp_path / "s", progress=heard.append, **SMALL)
+    assert heard[-1].phase == "reused"
+    assert "all that its corpus gave of 10,000" in heard[-1].message
 
     collect(FakeLM(), corpus, SITE, 10_000, tmp_path / "t", **SMALL)
     assert "of the 10,000 tokens" in caplog.text
