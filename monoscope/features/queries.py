@@ -45,7 +45,7 @@ ROWS = f"""{KNOWN}, top AS (
 
 # A latent is hit where every word of the query is found in its label, in the tokens that its
 # examples fire on, or in its top logits. Hits at the start of a word come before hits inside one,
-# then labels before tokens before logits, then by number of hits, label score and maximum.
+# then labels before tokens before logits, then by number of such hits, label score and maximum.
 SEARCH = f"""{ROWS}, words AS (SELECT unnest($words::VARCHAR[]) AS word), fields AS (
     SELECT latent, 3 AS tier, label AS text FROM listed WHERE label IS NOT NULL
     UNION ALL SELECT latent, 2, token FROM examples
@@ -55,10 +55,13 @@ SEARCH = f"""{ROWS}, words AS (SELECT unnest($words::VARCHAR[]) AS word), fields
         $exact OR regexp_matches(lower(text), '(^|[^\\pL\\pN])' || regexp_escape(word)) AS starts
     FROM fields, words
     WHERE CASE WHEN $exact THEN tier < 3 AND text = word ELSE contains(lower(text), word) END
+), graded AS (
+    SELECT latent, word, (starts::INT, tier) AS grade, count(*) AS n_hits, min(text) AS text
+    FROM hits GROUP BY latent, word, grade
 ), best AS (
-    SELECT latent, word, max((starts::INT, tier)) AS grade, count(*) AS n_hits,
-        arg_max(text, (starts::INT, tier)) AS matched
-    FROM hits GROUP BY latent, word
+    SELECT latent, word, max(grade) AS grade, arg_max(n_hits, grade) AS n_hits,
+        arg_max(text, grade) AS matched
+    FROM graded GROUP BY latent, word
 ), found AS (
     SELECT latent, min(grade) AS grade, sum(n_hits) AS n_hits,
         first(matched ORDER BY grade) AS matched
