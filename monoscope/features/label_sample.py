@@ -25,6 +25,7 @@ _MAX_META_VALUES = 64
 _ABOUT_THE_FILE = {"licence", "license", "url", "path"}  # says where a text is from, not what it is
 
 Progress = Callable[[int, int], None]
+Hits = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def draw_sample(
     rng = np.random.default_rng([seed, 0 if split == "train" else 1])
     infos = _some_shards(store.shards(split), n_tokens * OVERSAMPLE, rng)
     wanted = min(1.0, n_tokens / max(sum(info.n_tokens for info in infos), 1))
-    latents, rows, docs, positions = [], [], [], []
+    latents, rows, values, docs, positions = [], [], [], [], []
     done = 0
     for info in infos:
         shard = store.read(info)
@@ -65,6 +66,7 @@ def draw_sample(
             fired = codes.values > 0
             latents.append(codes.indices[fired].numpy().astype(np.int64))
             rows.append(codes.rows[fired].numpy() + done)
+            values.append(codes.values[fired].double().numpy())
             done += len(batch)
             if progress is not None:
                 progress(min(done, n_tokens), n_tokens)
@@ -74,7 +76,9 @@ def draw_sample(
     documents = store.get_documents(np.unique(doc).tolist())
     keys = _meta_keys(documents) if meta_keys is None else meta_keys
     table = TokenTable.build(documents, doc, pos, keys)
-    return Sample(table, Firings(_joined(latents), _joined(rows), sae.config.d_sae), doc)
+    value = np.concatenate(values) if values else np.zeros(0)
+    firings = Firings(_joined(latents), _joined(rows), value, sae.config.d_sae)
+    return Sample(table, firings, doc)
 
 
 def _encode(sae: SAE, acts: torch.Tensor) -> SparseCodes:
@@ -120,10 +124,12 @@ def _meta_keys(documents: Mapping[int, StoredDoc]) -> list[str]:
     )
 
 
-def rows_by_latent(firings: Firings) -> list[NDArray[np.int64]]:
-    """The token rows on which each latent fires, L arrays in order of token."""
+def by_latent(firings: Firings) -> list[Hits]:
+    """The tokens on which each latent fires and its values there, L pairs, in order of token."""
     order = np.argsort(firings.latent, kind="stable")
-    return np.split(firings.row[order], firings.totals.cumsum()[:-1])
+    cuts = firings.totals.cumsum()[:-1]
+    rows, values = np.split(firings.row[order], cuts), np.split(firings.value[order], cuts)
+    return list(zip(rows, values, strict=True))
 
 
 def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoscope.errors import DataError, FormatError, MismatchError
-from monoscope.features.label_sample import Progress, Sample, draw_sample, rows_by_latent
+from monoscope.features.label_sample import Hits, Progress, Sample, by_latent, draw_sample
 from monoscope.features.rule_search import find_rules
 from monoscope.features.rules import LABEL_WIDTH, META, AnyOf, Rule
 from monoscope.features.visible import quoted
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SUMMARY_FILE = "labels.json"
 MIN_TRAIN = 10  # firings in the sample below which no rule is sought
 MIN_HELD_OUT = 10  # held-out firings below which a score would be noise, so is null
-FLOOR = 0.25  # F1 on the choosing part below which a label says it is unclear
+FLOOR = 0.25  # weighed F1 on the choosing part below which a label says it is unclear
 MARGIN = 0.1  # of the way from "it always fires" to a perfect rule that a clear label must go
 
 
@@ -38,7 +38,8 @@ class Score:
     """How a rule does on held-out tokens; every figure is a ratio of token counts.
 
     precision = TP/rule fires, recall = TP/latent fires, f1 = 2·TP/(rule fires + latent fires),
-    auc = (true-positive rate + true-negative rate)/2, the area under a yes/no rule's curve.
+    auc = (true-positive rate + true-negative rate)/2, the area under a yes/no rule's curve;
+    mass = share of the latent's summed activation that falls where the rule fires.
     """
 
     n_fired: int
@@ -48,9 +49,12 @@ class Score:
     recall: float
     f1: float
     auc: float
+    mass: float
 
     @classmethod
-    def from_counts(cls, tp: int, n_rule: int, n_fired: int, n_tokens: int) -> Score:
+    def from_counts(
+        cls, tp: int, n_rule: int, n_fired: int, n_tokens: int, *, mass: float
+    ) -> Score:
         """The score of a rule that fires n_rule times, tp of them among the latent's n_fired."""
         quiet = n_tokens - n_fired
         recall = tp / n_fired if n_fired else 0.0
@@ -63,6 +67,7 @@ class Score:
             recall=recall,
             f1=2 * tp / (n_rule + n_fired) if n_rule + n_fired else 0.0,
             auc=(recall + specificity) / 2,
+            mass=mass,
         )
 
 
@@ -127,7 +132,7 @@ def label_rows(
 ) -> tuple[list[dict[str, Any]], list[Rule | None]]:
     """One row of label columns per latent, and the rule behind each label (None where none)."""
     found = find_rules(train.table, train.firings, _choosing(train.doc, seed))
-    fired, held_hits = train.firings.totals, rows_by_latent(held.firings)
+    fired, held_hits = train.firings.totals, by_latent(held.firings)
     rows: list[dict[str, Any]] = []
     rules: list[Rule | None] = []
     for latent, n_fired in enumerate(fired.tolist()):
@@ -155,7 +160,7 @@ def summarise(
     auc = [rows[i]["label_auc"] for i in scored]
     clear = [i for i in scored if not rows[i]["label"].startswith("unclear")]
     alive = int((train.firings.totals > 0).sum())
-    hits = rows_by_latent(held.firings)
+    hits = by_latent(held.firings)
     control: list[Score] = []
     if len(scored) > 1:
         order = np.random.default_rng(seed).permutation(scored).tolist()
@@ -219,9 +224,12 @@ def _floor(n_fired: int, n_tokens: int) -> float:
     return max(FLOOR, always + MARGIN * (1 - always))
 
 
-def _score(rule: Rule, held: Sample, hits: NDArray[np.int64]) -> Score:
-    tp = int(rule.fires(held.table, hits).sum())
-    return Score.from_counts(tp, rule.count(held.table), len(hits), held.table.n_tokens)
+def _score(rule: Rule, held: Sample, hits: Hits) -> Score:
+    rows, values = hits
+    right = rule.fires(held.table, rows)
+    n = (int(right.sum()), rule.count(held.table), len(rows), held.table.n_tokens)
+    total = float(values.sum())
+    return Score.from_counts(*n, mass=float(values[right].sum()) / total if total else 0.0)
 
 
 def _text(rule: Rule | None, clear: bool, n_fired: int) -> str | None:

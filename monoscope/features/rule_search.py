@@ -2,7 +2,9 @@
 
 No latent is ever compared with every token. Its own firings are counted by the values of a field
 (a sparse product Fᵀ·onehot), the sample's base rates are counted once, and every candidate rule
-is scored from those two: F1 = 2·TP / (n_fired + n_rule).
+is scored from those two. A firing weighs as much as it is strong (its value over the latent's
+mean), so that faint firings do not decide what a latent is called; a false alarm weighs 1:
+F1 = 2·TP / (2·TP + missed + false alarms).
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ PAIRED = ("token", "word", "shape", "previous")
 
 @dataclass(frozen=True)
 class Firings:
-    """Where latents fire in a table: entry e is latent[e] on token row[e]; both [nnz]."""
+    """Where latents fire in a table: entry e is latent[e] on token row[e], value[e]; all [nnz]."""
 
     latent: Ints
     row: Ints
+    value: Floats
     d_sae: int
 
     @property
@@ -43,10 +46,19 @@ class Firings:
         """Firings of each latent, [L]."""
         return np.bincount(self.latent, minlength=self.d_sae).astype(np.int64)
 
+    @property
+    def mass(self) -> Floats:
+        """Σ value of each latent, [L]."""
+        return np.bincount(self.latent, self.value, minlength=self.d_sae).astype(np.float64)
+
     def where(self, keep: NDArray[np.bool_]) -> Firings:
-        """The firings on the rows for which keep [N] holds."""
-        kept = keep[self.row]
-        return Firings(self.latent[kept], self.row[kept], self.d_sae)
+        """The firings for which keep [nnz] holds."""
+        return Firings(self.latent[keep], self.row[keep], self.value[keep], self.d_sae)
+
+    def weighed(self) -> Firings:
+        """The same with values over their latent's mean, so that each latent's sum to its count."""
+        mean = self.mass / np.maximum(self.totals, 1)
+        return Firings(self.latent, self.row, self.value / mean[self.latent], self.d_sae)
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,8 @@ def find_rules(table: TokenTable, firings: Firings, choosing: NDArray[np.bool_])
     choosing, both steps use all rows.
     """
     proposing = ~choosing if not choosing.all() else choosing
-    parts = [_Part(table, firings.where(rows), rows) for rows in (proposing, choosing)]
+    weighed = firings.weighed()
+    parts = [_Part(table, weighed.where(k[weighed.row]), k) for k in (proposing, choosing)]
     best = np.full(firings.d_sae, -np.inf)
     rules: list[Rule | None] = [None] * firings.d_sae
     plain: list[AnyOf | None] = [None] * firings.d_sae
@@ -97,7 +110,7 @@ class _Part:
 
     def __init__(self, table: TokenTable, firings: Firings, rows: NDArray[np.bool_]) -> None:
         self.table, self.firings, self.rows = table, firings, rows
-        self.totals = firings.totals
+        self.mass = firings.mass
 
     def base(self, column: str) -> Ints:
         codes = self.table.columns[column].codes[self.rows]
@@ -111,27 +124,30 @@ class _Part:
         return np.bincount(pair, minlength=len(a.names) * len(b.names)).astype(np.int64)
 
     def hits(self, column: str, firings: Firings | None = None) -> sparse.csr_matrix:
-        """Firings of each latent on each value of the column, [L, V]."""
+        """Firings of each latent on each value of the column, [L, V]: count + i·weight.
+
+        Complex numbers, so that one sparse sum adds up both.
+        """
         firings = self.firings if firings is None else firings
         codes = self.table.columns[column].codes[firings.row]
         held = codes >= 0
         shape = (firings.d_sae, max(len(self.table.columns[column].names), 1))
-        ones = np.ones(int(held.sum()), dtype=np.int32)
-        return sparse.csr_matrix((ones, (firings.latent[held], codes[held])), shape=shape)
+        each = 1 + 1j * firings.value[held]
+        return sparse.csr_matrix((each, (firings.latent[held], codes[held])), shape=shape)
 
 
 def _candidates(table: TokenTable, propose: _Part, choose: _Part) -> Iterator[_Candidate]:
     meta = [name for name in table.columns if name.startswith(META)]
     for column in table.columns:
         hits, base = propose.hits(column), propose.base(column)
-        picks = _greedy(hits, lambda row, value, base=base: base[value], propose.totals)
+        picks = _greedy(hits, lambda row, value, base=base: base[value], propose.mass)
         cost = FIELD_COST.get(column, 0.0)
         chosen = choose.base(column)
         yield _sized(
-            column, picks, choose.hits(column), lambda r, v, b=chosen: b[v], choose.totals, cost
+            column, picks, choose.hits(column), lambda r, v, b=chosen: b[v], choose.mass, cost
         )
     for key in meta:
-        value = _leading(propose.hits(key), propose.base(key), propose.totals)
+        value = _leading(propose.hits(key), propose.base(key), propose.mass)
         for column in (name for name in PAIRED if name in table.columns):
             yield _paired(column, key, value, propose, choose)
 
@@ -144,90 +160,100 @@ def _paired(column: str, key: str, value: Ints, propose: _Part, choose: _Part) -
         firings = part.firings
         kept = (codes[firings.row] == value[firings.latent]) & (value[firings.latent] >= 0)
         joint = part.base_joint(column, key)
-        narrowed = Firings(firings.latent[kept], firings.row[kept], firings.d_sae)
-        return part.hits(column, narrowed), lambda row, v: joint[v * width + value[row]]
+        return part.hits(column, firings.where(kept)), lambda row, v: joint[v * width + value[row]]
 
     hits, base = inside(propose)
-    picks = _greedy(hits, base, propose.totals)
+    picks = _greedy(hits, base, propose.mass)
     hits, base = inside(choose)
     cost = BOTH_COST + FIELD_COST.get(column, 0.0)
-    candidate = _sized(column, picks, hits, base, choose.totals, cost)
+    candidate = _sized(column, picks, hits, base, choose.mass, cost)
     candidate.score[value < 0] = -np.inf
     candidate.meta, candidate.meta_value = key, value
     return candidate
 
 
-def _leading(hits: sparse.csr_matrix, base: Ints, totals: Ints) -> Ints:
+def _leading(hits: sparse.csr_matrix, base: Ints, total: Floats) -> Ints:
     """The metadata value that alone predicts each latent best by F1, −1 where it never fires."""
-    dense = np.asarray(hits.todense(), dtype=np.float64)
-    f1 = 2 * dense / np.maximum(totals[:, None] + base[None, :], 1)
-    return np.where(dense.sum(1) > 0, f1.argmax(1), -1).astype(np.int64)
+    dense = hits.toarray()
+    f1 = _f1(dense.imag, base[None, :] - dense.real, total[:, None])
+    return np.where(dense.real.sum(1) > 0, f1.argmax(1), -1).astype(np.int64)
 
 
-def _greedy(hits: sparse.csr_matrix, base_of: Any, totals: Ints) -> Ints:
+def _f1(tp: Floats, false: Floats, total: Floats) -> Floats:
+    """2·TP / (2·TP + missed + false alarms), where TP + missed = total; 0 where nothing fires."""
+    return 2 * tp / np.maximum(total + tp + false, 1e-12)
+
+
+def _greedy(hits: sparse.csr_matrix, base_of: Any, total: Floats) -> Ints:
     """Add, one by one, the value that raises F1 most: codes [L, MAX_VALUES], −1 for no more."""
-    n_latents = hits.shape[0]
-    latent = np.repeat(np.arange(n_latents), np.diff(hits.indptr))
-    value, tp = hits.indices.astype(np.int64), hits.data.astype(np.float64)
-    kept = tp >= MIN_HITS
-    latent, value, tp = latent[kept], value[kept], tp[kept]
-    base = base_of(latent, value).astype(np.float64)
-    single = 2 * tp / (totals[latent] + base)
-    order = np.lexsort((value, -single, latent))  # by latent, best first, ties by code
-    latent, value, tp, base = latent[order], value[order], tp[order], base[order]
-    start = np.searchsorted(latent, np.arange(n_latents))
-    rank = np.arange(len(latent)) - start[latent]
-    kept = rank < POOL
-    width = int(rank[kept].max()) + 1 if kept.any() else 1
-    where = (latent[kept], rank[kept])
-    pool_tp, pool_base = np.zeros((n_latents, width)), np.full((n_latents, width), np.inf)
-    pool_value = np.full((n_latents, width), -1, dtype=np.int64)
-    pool_tp[where], pool_base[where], pool_value[where] = tp[kept], base[kept], value[kept]
-
+    pool, pool_tp, pool_false = _pool(hits, base_of, total)
+    n_latents, width = pool.shape
     picks = np.full((n_latents, MAX_VALUES), -1, dtype=np.int64)
-    got, fired, best = (np.zeros(n_latents) for _ in range(3))
-    all_latents = np.arange(n_latents)
+    tp, false, best = (np.zeros(n_latents) for _ in range(3))
+    every = np.arange(n_latents)
     for step in range(min(MAX_VALUES, width)):
-        f1 = 2 * (got[:, None] + pool_tp) / (totals[:, None] + fired[:, None] + pool_base)
+        f1 = _f1(tp[:, None] + pool_tp, false[:, None] + pool_false, total[:, None])
         pick = f1.argmax(1)
-        gain = f1[all_latents, pick] > best
-        rows, pick = all_latents[gain], pick[gain]
+        gains = f1[every, pick] > best
+        rows, pick = every[gains], pick[gains]
         if not len(rows):
             break
-        picks[rows, step] = pool_value[rows, pick]
-        got[rows] += pool_tp[rows, pick]
-        fired[rows] += pool_base[rows, pick]
+        picks[rows, step] = pool[rows, pick]
+        tp[rows] += pool_tp[rows, pick]
+        false[rows] += pool_false[rows, pick]
         best[rows] = f1[rows, pick]
-        pool_base[rows, pick] = np.inf
+        pool_false[rows, pick] = np.inf
     return picks
 
 
+def _pool(hits: sparse.csr_matrix, base_of: Any, total: Floats) -> tuple[Ints, Floats, Floats]:
+    """The POOL values of each latent with the best F1 of their own: code, TP, false alarms [L, P].
+
+    Where there are fewer, the code is −1 and the false alarms infinite.
+    """
+    n_latents = hits.shape[0]
+    latent = np.repeat(np.arange(n_latents), np.diff(hits.indptr))
+    kept = hits.data.real >= MIN_HITS
+    latent, value = latent[kept], hits.indices[kept].astype(np.int64)
+    tp, count = hits.data.imag[kept], hits.data.real[kept]
+    false = base_of(latent, value) - count
+    order = np.lexsort((value, -_f1(tp, false, total[latent]), latent))  # best first, ties by code
+    latent, value, tp, false = latent[order], value[order], tp[order], false[order]
+    rank = np.arange(len(latent)) - np.searchsorted(latent, np.arange(n_latents))[latent]
+    kept = rank < POOL
+    shape = (n_latents, int(rank[kept].max()) + 1 if kept.any() else 1)
+    where = (latent[kept], rank[kept])
+    pool, pool_tp, pool_false = np.full(shape, -1), np.zeros(shape), np.full(shape, np.inf)
+    pool[where], pool_tp[where], pool_false[where] = value[kept], tp[kept], false[kept]
+    return pool, pool_tp, pool_false
+
+
 def _sized(
-    column: str, picks: Ints, hits: sparse.csr_matrix, base_of: Any, totals: Ints, cost: float
+    column: str, picks: Ints, hits: sparse.csr_matrix, base_of: Any, total: Floats, cost: float
 ) -> _Candidate:
     """Keep of each latent's picks the prefix with the best F1 − cost on the choosing part."""
     latent, step = np.nonzero(picks >= 0)
     value = picks[latent, step]
-    tp, base = np.zeros(picks.shape), np.zeros(picks.shape)
-    tp[latent, step] = _lookup(hits, latent, value)
-    base[latent, step] = base_of(latent, value)
-    f1 = 2 * tp.cumsum(1) / np.maximum(totals[:, None] + base.cumsum(1), 1)
+    found = _lookup(hits, latent, value)
+    tp, false = np.zeros(picks.shape), np.zeros(picks.shape)
+    tp[latent, step] = found.imag
+    false[latent, step] = base_of(latent, value) - found.real
+    f1 = _f1(tp.cumsum(1), false.cumsum(1), total[:, None])
     score = np.where(picks >= 0, f1 - VALUE_COST * np.arange(picks.shape[1]) - cost, -np.inf)
     size = score.argmax(1)
     return _Candidate(column, picks, size + 1, score[np.arange(len(size)), size])
 
 
-def _lookup(matrix: sparse.csr_matrix, row: Ints, col: Ints) -> Ints:
-    """matrix[row, col], entry by entry, by binary search."""
+def _lookup(matrix: sparse.csr_matrix, row: Ints, col: Ints) -> NDArray[np.complex128]:
+    """matrix[row, col], entry by entry, by binary search; 0 where there is no entry."""
     matrix.sort_indices()
     width = matrix.shape[1]
     rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
-    keys = rows * width + matrix.indices
+    keys = np.append(rows * width + matrix.indices, np.iinfo(np.int64).max)
     wanted = row * width + col
-    at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-    if not len(keys):
-        return np.zeros(len(wanted), dtype=np.int64)
-    return np.where(keys[at] == wanted, matrix.data[at], 0).astype(np.int64)
+    at = np.searchsorted(keys, wanted)
+    out: NDArray[np.complex128] = np.where(keys[at] == wanted, np.append(matrix.data, 0)[at], 0)
+    return out
 
 
 def _rule(table: TokenTable, candidate: _Candidate, latent: int) -> Rule:

@@ -145,9 +145,11 @@ def _figures(feature: Feature) -> RenderableType:
     elif feature.label_method == "human":
         scored = "labelled by a person"
     elif feature.label_f1 is not None:
-        n = ((feature.label_rule or {}).get("held_out") or {}).get("n_fired")
+        held = (feature.label_rule or {}).get("held_out") or {}
         scored = f"label F1 {_score(feature.label_f1)} · AUC {_score(feature.label_auc)}"
-        scored += f" on {n} held-out firings" if n is not None else ""
+        if "mass" in held:
+            scored += f" · {100 * held['mass']:.0f} % of its activation"
+        scored += f" · {held['n_fired']} held-out firings" if "n_fired" in held else ""
     bars = sparkline(feature.hist, _BAR_WIDTH)
     fires = f"fires on {_percent(feature.density)} of tokens, up to {short(feature.max)}"
     return Text(f"{scored}\n{fires}{'  ' if bars else ''}{bars}", style="dim")

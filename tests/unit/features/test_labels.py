@@ -21,6 +21,7 @@ from monoscope.ops.codes import SparseCodes
 NAMES = [
     "paris or lyon", "spanish", "wine in french", "after united", "before states", "sparse noise",
     "dense noise", "rare", "dead", "gone when held out", "any case", "half of the bread", "digits",
+    "loud on lyon",
 ]  # fmt: skip
 WORDS = [
     " Paris", " Lyon", " wine", " United", " States", " bread", " cat", " CAT", "cat", " 12",
@@ -95,7 +96,10 @@ class World:
         fires[:, 10] = np.isin(at, [" cat", " CAT", "cat"])
         fires[:, 11] = (at == " bread") & (rng.random(n) < 0.5)
         fires[:, 12] = at == " 12"
-        return (fires * rng.uniform(0.1, 3, fires.shape)).astype(np.float32)
+        fires[:, 13] = np.isin(at, [" Lyon", " wine", " bread"])
+        strength = rng.uniform(0.1, 3, fires.shape)
+        strength[:, 13] = np.where(at == " Lyon", 10.0, 0.1)
+        return (fires * strength).astype(np.float32)
 
     def shards(self, split: str) -> list[Shard]:
         return [shard for shard in self.all_shards if shard.split == split]
@@ -177,9 +181,19 @@ def test_every_score_equals_dense_arithmetic(world: World, labelled: Atlas) -> N
         assert detail["recall"] == pytest.approx(recall_score(truth, said))
         assert (detail["n_fired"], detail["n_tokens"]) == (truth.sum(), len(truth))
         assert detail["n_rule"] == said.sum()
+        mass = codes[said, i].sum() / codes[:, i].sum()
+        assert detail["mass"] == pytest.approx(mass, abs=1e-6)
         checked += 1
     assert checked >= 10
     assert 0.5 < row(labelled, "half of the bread")["label_f1"] < 0.85  # F1 of p = ½ is ⅔
+
+
+def test_a_label_speaks_of_strong_firings(labelled: Atlas) -> None:
+    got = row(labelled, "loud on lyon")
+    assert got["label"] == '" Lyon"'
+    detail = json.loads(got["label_rule"])["held_out"]
+    assert detail["mass"] > 0.95 and detail["precision"] == 1.0
+    assert detail["recall"] < 0.5 and got["label_f1"] < 0.6  # the score counts the faint ones too
 
 
 def test_noise_is_called_unclear(labelled: Atlas) -> None:
@@ -269,9 +283,10 @@ def test_progress_counts_up_to_the_whole(world: World, tmp_path: Path) -> None:
 
 
 def test_a_perfect_and_a_blind_rule() -> None:
-    assert Score.from_counts(5, 5, 5, 100).auc == 1.0
-    assert Score.from_counts(0, 0, 5, 100).auc == 0.5
-    assert Score.from_counts(5, 100, 5, 100) == Score(5, 100, 100, 0.05, 1.0, 10 / 105, 0.5)
+    assert Score.from_counts(5, 5, 5, 100, mass=1).auc == 1.0
+    assert Score.from_counts(0, 0, 5, 100, mass=0).auc == 0.5
+    blind = Score(5, 100, 100, 0.05, 1.0, 10 / 105, 0.5, 1.0)
+    assert Score.from_counts(5, 100, 5, 100, mass=1.0) == blind
 
 
 def test_parts_that_do_not_belong_together(world: World, tmp_path: Path) -> None:

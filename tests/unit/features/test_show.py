@@ -38,7 +38,7 @@ def feature(**over: object) -> Feature:
         bottom_tokens=[" the"], bottom_logits=[-0.25],
         label='" Paris" · lang=fr', label_method="rule", label_f1=0.912, label_auc=0.98,
         label_base=0.001,
-        rule_label='" Paris" · lang=fr', label_rule={"held_out": {"n_fired": 142}},
+        rule_label='" Paris" · lang=fr', label_rule={"held_out": {"n_fired": 142, "mass": 0.874}},
         examples=[PARIS, replace(PARIS, kind="band", band=4, value=7.9),
                   replace(PARIS, kind="band", band=0, value=0.4)],
         neighbours=[Neighbour(7, "decoder", 0, 0.71, 0.1, 1.0, 3, '" Lyon"'),
@@ -196,7 +196,7 @@ def test_no_line_is_too_long(width: int) -> None:
 def test_a_page_says_what_was_measured() -> None:
     page = plain(feature_page(feature()), 100)
     assert page.startswith('#123  " Paris" · lang=fr')
-    assert "label F1 0.91 · AUC 0.98 on 142 held-out firings" in page
+    assert "label F1 0.91 · AUC 0.98 · 87 % of its activation · 142 held-out firings" in page
     assert "fires on 0.12 % of tokens, up to 8.0  ▂▅█▃" in page
     assert page.index("strongest contexts") < page.index("from strong to weak")
     assert re.search(r"up +\" Lyon\" \+1\.50", page) and re.search(r"down +\" the\" -0\.25", page)
