@@ -104,6 +104,15 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def base_of(model: Any) -> Any:
+    """The part of a causal LM that ends with the last hidden state, without the unembedding.
+
+    The model itself where there is no such part.
+    """
+    # Some versions of some families name the part wrongly, and so give the whole model here.
+    return model.base_model if model.base_model is not model else model.get_decoder()
+
+
 def family_of(model: Any) -> Family | None:
     """The row for a model, or None where the family is not known."""
     return FAMILIES.get(str(getattr(model.config, "model_type", "")))

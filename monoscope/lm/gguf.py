@@ -66,6 +66,7 @@ def _convert(path: Path, dtype: torch.dtype, out: Path) -> None:
             path.parent, gguf_file=path.name, dtype=dtype, **extra
         )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        _settle_special_tokens(tokenizer, path)
     settings = packed.config.to_dict()
     settings.pop("quantization_config", None)
     with torch.device("meta"):
@@ -78,6 +79,25 @@ def _convert(path: Path, dtype: torch.dtype, out: Path) -> None:
     plain.config.dtype = dtype
     plain.save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+
+def _settle_special_tokens(tokenizer: Any, path: Path) -> None:
+    """Take the special tokens from the file, as not every version of transformers does."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+
+    def value(key: str) -> int | None:
+        field = fields.get(f"tokenizer.ggml.{key}")
+        return None if field is None else int(field.parts[field.data[0]][0])
+
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    for ours, theirs in names.items():
+        token_id = value(f"{theirs}_token_id")
+        if token_id is not None:
+            setattr(tokenizer, f"{ours}_token", tokenizer.convert_ids_to_tokens(token_id))
+    if value("add_bos_token") is not None and hasattr(tokenizer, "add_bos_token"):
+        tokenizer.add_bos_token = bool(value("add_bos_token"))
 
 
 def _publish(work: Path, folder: Path) -> None:

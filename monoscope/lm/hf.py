@@ -16,7 +16,7 @@ from monoscope.errors import DataError, ModelError
 from monoscope.lm import generate as generation
 from monoscope.lm import hooks as hooking
 from monoscope.lm import lens as logit_lens
-from monoscope.lm.families import port_of, site_names
+from monoscope.lm.families import base_of, port_of, site_names
 from monoscope.lm.protocol import Encoded, Hook, Positions
 from monoscope.lm.tokens import Tokens
 from monoscope.sites import Site
@@ -55,7 +55,9 @@ class HFModel:
         self._widths: dict[str, int] = {}
         self._lock = threading.RLock()  # hooks sit on shared modules: one forward pass at a time
         self._accepts = set(inspect.signature(model.forward).parameters)
-        self._base_accepts = set(inspect.signature(model.base_model.forward).parameters)
+        self._base = base_of(model)
+        inside = {id(module) for module in self._base.modules()}
+        self._base_modules = {name for name, m in model.named_modules() if id(m) in inside}
 
     def sites(self) -> list[str]:
         """Every named site the model has, in the order of the forward pass."""
@@ -97,9 +99,10 @@ class HFModel:
         """
         site = Site.parse(site)
         ids, mask = self._checked(ids, mask)
-        inside = _is_inside_base(self.model, port_of(self.model, site).module)
-        run = self.model.base_model if inside else self.model
-        inputs = self._inputs(ids, mask, self._base_accepts if inside else self._accepts)
+        port = port_of(self.model, site)
+        # The head, at most, lies outside the base; for anything else logits are never computed.
+        run = self._base if port.module in self._base_modules else self.model
+        inputs = self._inputs(ids, mask)
         with self._lock, torch.no_grad():
             return hooking.read(self.model, site, lambda: run(ids, use_cache=False, **inputs))
 
@@ -119,7 +122,7 @@ class HFModel:
         ids, mask = self._checked(ids, mask)
         written = torch.zeros_like(mask) if generated is None else generated.to(self.device).bool()
         seen = Positions(ids, mask, written, _position(mask))
-        inputs = self._inputs(ids, mask, self._accepts)
+        inputs = self._inputs(ids, mask)
         with self._lock, torch.no_grad(), hooking.editing(self.model, hooks, seen):
             out = self.model(ids, use_cache=False, **inputs)
         return out.logits
@@ -210,7 +213,7 @@ class HFModel:
             )
         return ids.to(self.device), mask.to(self.device, torch.bool)
 
-    def _inputs(self, ids: Tensor, mask: Tensor, accepts: set[str]) -> dict[str, Tensor]:
+    def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Attention mask and positions for one pass over whole rows.
 
         With padding only on the right no real token can see any of it, attention being causal; so
@@ -219,7 +222,7 @@ class HFModel:
         if bool((mask[:, :-1] >= mask[:, 1:]).all()):
             return {"attention_mask": torch.ones_like(ids)}
         inputs = {"attention_mask": mask.long()}
-        if "position_ids" in accepts:
+        if "position_ids" in self._accepts:
             inputs["position_ids"] = _position(mask)
         return inputs
 
@@ -227,12 +230,6 @@ class HFModel:
 def _position(mask: Tensor) -> Tensor:
     """Index [B,S] of each token among the real tokens of its row."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
-
-
-def _is_inside_base(model: Any, path: str) -> bool:
-    """Whether a module is run by the base model, without the language-model head."""
-    prefix = model.base_model_prefix
-    return model.base_model is not model and (path == prefix or path.startswith(prefix + "."))
 
 
 def _eos_ids(model: Any) -> list[int]:

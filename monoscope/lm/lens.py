@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from monoscope.errors import DataError, ModelError
+from monoscope.lm.families import base_of
 
 _VOCABULARY_TILE = 16_384
 
@@ -61,11 +62,11 @@ def _final_norm(model: Any) -> nn.Module:
         if isinstance(output, Tensor):
             outputs.append((module, output))
 
-    handles = [module.register_forward_hook(note) for module in model.base_model.modules()]
+    handles = [module.register_forward_hook(note) for module in base_of(model).modules()]
     try:
         with torch.no_grad():
             ids = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-            last = model.base_model(ids, use_cache=False)[0]
+            last = base_of(model)(ids, use_cache=False)[0]
     finally:
         for handle in handles:
             handle.remove()

@@ -85,11 +85,11 @@ def _weights(origin: str, dtype: torch.dtype, shared: dict[str, Any]) -> Any:
         ignore_mismatched_sizes=True,  # reported below, in one line
         **shared,
     )
-    for name, found, wanted in sorted(report["mismatched_keys"]):
+    misfits = sorted(str(k[0] if isinstance(k, tuple) else k) for k in report["mismatched_keys"])
+    if misfits:
         raise ModelError(
-            f"the weight files do not fit the model's configuration at {name}",
-            got=tuple(found),
-            expected=tuple(wanted),
+            "the weight files do not fit the model's configuration",
+            got=f"{len(misfits)} of another shape, such as {misfits[0]}",
         )
     missing = sorted(report["missing_keys"])
     if missing:

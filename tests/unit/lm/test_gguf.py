@@ -28,9 +28,9 @@ def original() -> Any:
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS,
-        vocab_size=258,
+        vocab_size=259,
         max_position_embeddings=48,
-        eos_token_id=257,
+        eos_token_id=258,
         tie_word_embeddings=True,
     )
     torch.manual_seed(0)
@@ -76,12 +76,14 @@ def write_gguf(model: Any, path: Path) -> None:
     writer.add_rope_dimension_count(D // HEADS)
     writer.add_rope_freq_base(10_000.0)
     writer.add_layer_norm_rms_eps(model.config.rms_norm_eps)
-    writer.add_vocab_size(258)
+    writer.add_vocab_size(259)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "<eos>"])
-    writer.add_token_types([gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL])
-    writer.add_token_merges(["a b"])
-    writer.add_eos_token_id(257)
+    writer.add_token_list([*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "cd", "<eos>"])
+    writer.add_token_types([gguf.TokenType.NORMAL] * 258 + [gguf.TokenType.CONTROL])
+    writer.add_token_merges(["a b", "c d"])
+    writer.add_bos_token_id(256)
+    writer.add_add_bos_token(False)
+    writer.add_eos_token_id(258)
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight":  # tied to the embedding
             continue
@@ -115,7 +117,12 @@ def test_a_gguf_file_is_converted_once_and_is_the_same_model(
     with torch.no_grad():
         expected = model(ids).logits
     torch.testing.assert_close(first.logits(ids, mask), expected, atol=1e-5, rtol=1e-5)
-    assert first.context_length == 48 and first.eos_ids == {257} and len(first.sites()) == 15
+    assert (
+        first.context_length == 48
+        and first.eos_ids == {258}
+        and first.prefix_ids == ()
+        and len(first.sites()) == 15
+    )
     assert first.decode(first.encode(["héllo"])[0].ids) == "héllo"
 
     def never(*_: object) -> None:

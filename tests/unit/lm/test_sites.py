@@ -40,6 +40,9 @@ def llama_block(block: Any, visit: Visit, h: Tensor, *args: Any, **kw: Any) -> T
 
 
 def gemma2_block(block: Any, visit: Visit, h: Tensor, *args: Any, **kw: Any) -> Tensor:
+    if "position_embeddings_local" in kw:  # Gemma 3 before transformers 5 hands over both kinds
+        kinds = kw.pop("position_embeddings_global"), kw.pop("position_embeddings_local")
+        kw["position_embeddings"] = kinds[block.self_attn.is_sliding]
     h = visit("resid_pre", h)
     attended = block.self_attn(hidden_states=block.input_layernorm(h), **kw)[0]
     h = visit("resid_mid", h + visit("attn_out", block.post_attention_layernorm(attended)))
@@ -87,8 +90,9 @@ def padded_batch(side: str) -> tuple[Tensor, Tensor]:
 
 
 def blocks_of(model: Any) -> Any:
-    base = model.base_model
-    return base.h if hasattr(base, "h") else base.layers
+    if hasattr(model, "transformer"):
+        return model.transformer.h
+    return (model.gpt_neox if hasattr(model, "gpt_neox") else model.model).layers
 
 
 def by_hand(lm: HFModel, family: str, ids: Tensor, mask: Tensor, visit: Visit) -> Tensor:
