@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from monoscope.artifact import load_sae, save_sae
     from monoscope.data.corpus import Corpus
     from monoscope.data.harvest import collect
+    from monoscope.describe import info
     from monoscope.errors import MonoscopeError
     from monoscope.evals import evaluate
     from monoscope.features.atlas import load_atlas
@@ -45,6 +46,7 @@ _ROOMS = {
     "Set": "monoscope.steer",
     "Scale": "monoscope.steer",
     "Ablate": "monoscope.steer",
+    "info": "monoscope.describe",
     "MonoscopeError": "monoscope.errors",
 }
 
@@ -62,6 +64,7 @@ __all__ = [
     "evaluate",
     "generate",
     "index",
+    "info",
     "label",
     "load_atlas",
     "load_lm",

@@ -73,6 +73,27 @@ def test_no_source_imports_pickles_or_embedded_code():
     assert {str(p): found for p in SOURCES if (found := imported_by(p) & banned)} == {}
 
 
+def front_door_imports(tree: ast.AST) -> set[str]:
+    """Public names taken from `monoscope` itself, which the layer contracts cannot look behind."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "monoscope":
+            found |= {alias.name for alias in node.names} & set(monoscope.__all__)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & {"monoscope"}
+    return found - {"__version__"}
+
+
+def test_no_room_goes_through_the_front_door():
+    assert front_door_imports(ast.parse("from monoscope import generate, __version__"))
+    assert front_door_imports(ast.parse("import monoscope as ms"))
+    top = ("cli", "demo", "viewer")
+    package = ROOT / "monoscope"
+    rooms = [p for p in SOURCES if not str(p.relative_to(package)).startswith(top)]
+    trees = {str(path): ast.parse(path.read_text(encoding="utf-8")) for path in rooms}
+    assert {p: found for p, tree in trees.items() if (found := front_door_imports(tree))} == {}
+
+
 def test_every_module_says_what_it_is_for():
     texts = {path: path.read_text(encoding="utf-8") for path in SOURCES}
     silent = [

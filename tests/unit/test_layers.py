@@ -52,7 +52,6 @@ def test_an_empty_house_passes(house):
         ("train", "from monoscope.data import store"),
         ("train", "def f():\n    from monoscope.evals import evaluate"),
         ("features", "from monoscope.steer import Add"),
-        ("steer", "from monoscope import generate"),
         ("evals", "import monoscope.cli"),
         ("new_room", ""),
     ],

