@@ -157,7 +157,7 @@ class Atlas:
         for name, kind in schema.LABEL_COLUMNS.items():
             place = table.schema.get_field_index(name)
             table = table.set_column(place, name, pa.array(columns[name], kind))
-        schema.write_table(table, "features", path, self.manifest["build"])
+        schema.write_table(table, "features", path, self.manifest)
 
     def annotate(self, latent: int, text: str) -> None:
         """Set a human's label, which goes before any other; blank text removes it.

@@ -35,7 +35,7 @@ from monoscope.features.tables import (
     features_table,
     neighbours_table,
 )
-from monoscope.files import require_folder, write_atomic
+from monoscope.files import remove_partials, require_folder
 from monoscope.ops.moments import histogram_edges
 
 
@@ -72,18 +72,19 @@ def index(
     begun = time.perf_counter()
     tables = _tables(run.statistics, sae, store, lm)
     manifest = _manifest(run, sae, store, lm, n_tokens)
-    build = _digest(json.dumps(manifest, sort_keys=True).encode())
-    timing = {"encode": run.encode_seconds, "gather": run.gather_seconds, "pass": run.seconds}
-    for name, table in tables.items():
-        schema.write_table(table, name, folder / schema.table_file(name), build)
-    (folder / SUMMARY_FILE).unlink(missing_ok=True)  # it spoke of labels that are gone now
+    build = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
     manifest |= {
         "build": build,
         "tokens_per_s": run.statistics.n_tokens / run.seconds,
-        "seconds": timing | {"finish": time.perf_counter() - begun},
+        "seconds": {
+            "encode": run.encode_seconds,
+            "gather": run.gather_seconds,
+            "pass": run.seconds,
+            "finish": time.perf_counter() - begun,
+        },
     }
-    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    write_atomic(folder / schema.MANIFEST, text)
+    schema.write_atlas(folder, tables, manifest)
+    (folder / SUMMARY_FILE).unlink(missing_ok=True)  # it spoke of labels that are gone now
     return load_atlas(folder)
 
 
@@ -102,7 +103,9 @@ def _claim(out: str | os.PathLike[str]) -> Path:
     """The output folder, checked before any work is done."""
     tables = [schema.table_file(name) for name in schema.SCHEMAS]
     ours = [*tables, SUMMARY_FILE, schema.ANNOTATIONS + "*"]
-    return require_folder(Path(out), schema.MANIFEST, also=ours)
+    folder = require_folder(Path(out), schema.MANIFEST, also=ours)
+    remove_partials(folder)
+    return folder
 
 
 def _tables(statistics: Statistics, sae: Any, store: Any, lm: Any) -> dict[str, pa.Table]:
@@ -182,7 +185,3 @@ DEFINITIONS = {
     "pmi": "log(n_both * coactivation.n_tokens / (n_active * n_active of the other)), nats",
     "tokens_per_s": "n_tokens over the seconds of the streaming pass (seconds.pass)",
 }
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

@@ -43,6 +43,10 @@ ROWS = f"""{KNOWN}, top AS (
     FROM known LEFT JOIN top USING (latent)
 )"""
 
+# Every sign that is no letter or digit turned into a space: words then start after one. (A pattern
+# built from what was typed would be compiled anew for every row.)
+_SPACED = "regexp_replace({}, '[^\\pL\\pN]', ' ', 'g')"
+
 # A latent is hit where every word of the query is found in its label, in the tokens that its
 # examples fire on, or in its top logits. Hits at the start of a word come before hits inside one,
 # then labels before tokens before logits, then by number of such hits, label score and maximum.
@@ -52,7 +56,8 @@ SEARCH = f"""{ROWS}, words AS (SELECT unnest($words::VARCHAR[]) AS word), fields
     UNION ALL SELECT latent, 1, unnest(top_tokens) FROM features
 ), hits AS (
     SELECT latent, word, tier, text,
-        $exact OR regexp_matches(lower(text), '(^|[^\\pL\\pN])' || regexp_escape(word)) AS starts
+        $exact OR contains(' ' || {_SPACED.format("lower(text)")}, ' ' || {_SPACED.format("word")})
+            AS starts
     FROM fields, words
     WHERE CASE WHEN $exact THEN tier < 3 AND text = word ELSE contains(lower(text), word) END
 ), graded AS (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,14 +96,28 @@ def table_file(name: str) -> str:
     return f"{name}.parquet"
 
 
-def write_table(table: pa.Table, name: str, path: Path, build: str) -> None:
-    """Write table `name` to `path`, marked as part of one build.
+def write_table(table: pa.Table, name: str, path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write table `name` to `path` as part of the atlas that has this manifest.
 
     Raises OutputError if the disk is full or the place cannot be written.
     """
-    marked = table.replace_schema_metadata({BUILD: build.encode()})
     with atomic_path(path) as part:
-        pq.write_table(marked, part, compression="zstd", row_group_size=_GROUP_ROWS[name])
+        _write(table, name, part, manifest)
+
+
+def write_atlas(folder: Path, tables: Mapping[str, pa.Table], manifest: dict[str, Any]) -> None:
+    """Write an atlas's files: all beside their places first, then moved there, atlas.json last.
+
+    What was in the folder before stands until every new file is whole.
+    Raises OutputError if the disk is full or the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:  # leaves in reverse, so the manifest is moved last
+        part = stack.enter_context(atomic_path(folder / MANIFEST))
+        part.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for name, table in tables.items():
+            _write(
+                table, name, stack.enter_context(atomic_path(folder / table_file(name))), manifest
+            )
 
 
 def check_table(folder: Path, name: str, build: str) -> None:
@@ -151,6 +166,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     _require_keys(manifest, path)
     return manifest
+
+
+def _write(table: pa.Table, name: str, path: Path, manifest: Mapping[str, Any]) -> None:
+    marked = table.replace_schema_metadata({BUILD: manifest["build"].encode()})
+    pq.write_table(marked, path, compression="zstd", row_group_size=_GROUP_ROWS[name])
 
 
 def _require_keys(manifest: Mapping[str, Any], path: Path) -> None:

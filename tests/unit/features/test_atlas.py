@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sqlite3
@@ -294,6 +295,43 @@ def test_a_failed_index_leaves_the_old_atlas(atlas: Atlas, sae: FakeSAE) -> None
     with pytest.raises(DataError):
         index(sae, broken, out=atlas.folder)
     assert load_atlas(atlas.folder).feature(1).examples == atlas.feature(1).examples
+
+
+@pytest.mark.parametrize("failing", [0, 2, 3])
+def test_a_full_disk_leaves_the_old_atlas_whole(
+    atlas: Atlas, sae: FakeSAE, store: FakeStore, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    before = {path.name: path.read_bytes() for path in atlas.folder.iterdir()}
+    write, calls = pq.write_table, []
+
+    def full(table: object, where: Path, **options: object) -> None:
+        calls.append(where)
+        if len(calls) > failing:
+            where.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(table, where, **options)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        index(sae, store, out=atlas.folder, n_tokens=99)
+    assert {path.name: path.read_bytes() for path in atlas.folder.iterdir()} == before
+    if failing == 0:
+        calls.clear()
+        with pytest.raises(OutputError, match="disk is full"):
+            atlas.set_labels([{"latent": 0, "label": "x"}])
+        assert {path.name: path.read_bytes() for path in atlas.folder.iterdir()} == before
+
+
+def test_what_a_killed_index_left_is_cleared_away(
+    store: FakeStore, sae: FakeSAE, tmp_path: Path
+) -> None:
+    (tmp_path / ".features.parquet.0123.part").write_bytes(b"half")
+    (tmp_path / "examples.parquet").write_bytes(b"from a first run that never finished")
+    atlas = index(sae, store, out=tmp_path, n_tokens=99)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [*(f"{name}.parquet" for name in TABLES), "atlas.json"]
+    )
+    assert atlas.manifest["n_tokens"] == 99
 
 
 # ---------------------------------------------------------------- damage
