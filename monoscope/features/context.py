@@ -69,7 +69,7 @@ class ContextLine:
     def _marked(self, index: int, part: str, share: float) -> str:
         if index != self.peak and share < _MARKED:
             return part
-        core = part.lstrip(" ")
+        core = part.lstrip(" ") or part
         value = f"({short(self.values[index])})" if index == self.peak else ""
         return f"{part[: len(part) - len(core)]}«{core}»{value}"
 

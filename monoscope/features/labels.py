@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoscope.errors import DataError, FormatError, MismatchError
+from monoscope.features.checks import check_together
 from monoscope.features.label_sample import Hits, Progress, Sample, by_latent, draw_sample
 from monoscope.features.rule_search import find_rules
 from monoscope.features.rules import LABEL_WIDTH, META, AnyOf, Rule
@@ -91,6 +92,8 @@ def label(
     split is empty.
     """
     _check(atlas, sae, store)
+    n_tokens = min(n_tokens, sum(info.n_tokens for info in store.shards("train")))
+    n_held_out = min(n_held_out, sum(info.n_tokens for info in store.shards("held_out")))
     total = n_tokens + n_held_out
     report = _part(progress, 0, total)
     train = draw_sample(sae, store, "train", n_tokens, seed=seed, progress=report)
@@ -194,19 +197,15 @@ def summarise(
 
 
 def _check(atlas: Atlas, sae: SAE, store: ActivationStore) -> None:
-    if store.d_in != sae.config.d_in:
-        raise MismatchError(
-            "the store's activations do not fit the SAE",
-            got=f"d_in {store.d_in}",
-            expected=f"d_in {sae.config.d_in}",
-            hint="Use the store that the SAE was trained on.",
-        )
-    d_sae = atlas.manifest.get("d_sae")
-    if d_sae is not None and d_sae != sae.config.d_sae:
+    from monoscope.features.index import weights_hash  # it imports this file
+
+    check_together(sae, store, None)
+    indexed = atlas.manifest["sae"]["hash"]
+    if indexed != weights_hash(sae):
         raise MismatchError(
             "the atlas was made with another SAE",
-            got=f"{d_sae} latents",
-            expected=f"{sae.config.d_sae}",
+            got=f"weights {weights_hash(sae)[:12]}",
+            expected=f"{indexed[:12]}, as in the atlas",
             hint="Index this SAE first.",
         )
 

@@ -132,7 +132,7 @@ class _Part:
         codes = self.table.columns[column].codes[firings.row]
         held = codes >= 0
         shape = (firings.d_sae, max(len(self.table.columns[column].names), 1))
-        each = 1 + 1j * firings.value[held]
+        each = (1 + 1j * firings.value[held]).astype(np.complex64)
         return sparse.csr_matrix((each, (firings.latent[held], codes[held])), shape=shape)
 
 
@@ -174,7 +174,7 @@ def _paired(column: str, key: str, value: Ints, propose: _Part, choose: _Part) -
 
 def _leading(hits: sparse.csr_matrix, base: Ints, total: Floats) -> Ints:
     """The metadata value that alone predicts each latent best by F1, −1 where it never fires."""
-    dense = hits.toarray()
+    dense = hits.toarray().astype(np.complex128)
     f1 = _f1(dense.imag, base[None, :] - dense.real, total[:, None])
     return np.where(dense.real.sum(1) > 0, f1.argmax(1), -1).astype(np.int64)
 
@@ -215,7 +215,7 @@ def _pool(hits: sparse.csr_matrix, base_of: Any, total: Floats) -> tuple[Ints, F
     latent = np.repeat(np.arange(n_latents), np.diff(hits.indptr))
     kept = hits.data.real >= MIN_HITS
     latent, value = latent[kept], hits.indices[kept].astype(np.int64)
-    tp, count = hits.data.imag[kept], hits.data.real[kept]
+    tp, count = (part[kept].astype(np.float64) for part in (hits.data.imag, hits.data.real))
     false = base_of(latent, value) - count
     order = np.lexsort((value, -_f1(tp, false, total[latent]), latent))  # best first, ties by code
     latent, value, tp, false = latent[order], value[order], tp[order], false[order]

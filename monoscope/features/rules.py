@@ -146,6 +146,8 @@ class AnyOf:
             head = f"{visible(self.field[len(META) :])}="
             return head + _fit([visible(v) for v in self.values], "|", width - len(head))
         words = list(self.values) if self.field in _BARE else [quoted(v) for v in self.values]
+        if self.field == "position":  # read in the order of the text, not of their weight
+            words.sort(key=lambda word: int(word.rstrip("+").split("–")[0]))
         wording = _WORDING[self.field]
         return wording.format(_fit(words, " · ", width - len(wording) + 2))
 

@@ -159,7 +159,8 @@ def _contexts(examples: Sequence[Example], scale: float) -> RenderableType:
     titled = any(_title(example) for example in examples)
     table = _grid("right", "left", "left", stretch=1)
     for example in examples:
-        title = Text(_title(example)[:_TITLE_WIDTH], style="dim", no_wrap=True)
+        title = Text(_title(example), style="dim", no_wrap=True)
+        title.truncate(_TITLE_WIDTH, overflow="ellipsis")
         line = context_line(example, scale=scale)
         table.add_row(Text(short(example.value), style="dim"), line, title if titled else "")
     return table

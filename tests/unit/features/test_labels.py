@@ -14,6 +14,7 @@ import torch
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from monoscope.errors import DataError, FormatError, MismatchError
+from monoscope.features.index import weights_hash
 from monoscope.features.labels import Score, draw_sample, label, label_summary
 from monoscope.features.rules import LABEL_WIDTH, AnyOf, Both, rule_from_json
 from monoscope.ops.codes import SparseCodes
@@ -79,6 +80,10 @@ class World:
                 )
             )
         self.config = SimpleNamespace(d_in=self.d_in, d_sae=len(NAMES))
+        self.W_enc = self.W_dec = torch.eye(self.d_in)
+        self.b_enc = self.b_dec = torch.zeros(self.d_in)
+        self.threshold, self.identity = None, {"model": "toy"}
+        self.provenance = {"site": self.site, "model": {"model": "toy"}}
 
     def codes(self, words: list[str], lang: str, split: str, rng: Any) -> np.ndarray:
         n = len(words)
@@ -117,7 +122,7 @@ class World:
 class Atlas:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = {"d_sae": len(NAMES)}
+        self.manifest = {"sae": {"hash": weights_hash(World(n_docs=6, length=3))}}
         self.rows: list[dict[str, Any]] = []
 
     def set_labels(self, rows: list[dict[str, Any]]) -> None:
@@ -272,14 +277,18 @@ def test_without_held_out_documents_no_label_has_a_score(tmp_path: Path) -> None
     assert summary["median_f1"] is None and summary["control"]["median_f1"] is None
 
 
-def test_progress_counts_up_to_the_whole(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [(500, 300), (10**9, 10**9)])
+def test_progress_counts_up_to_the_whole(
+    world: World, tmp_path: Path, asked: tuple[int, int]
+) -> None:
     seen: list[tuple[int, int]] = []
     label(
-        Atlas(tmp_path), world, world, n_tokens=500, n_held_out=300,
+        Atlas(tmp_path), world, world, n_tokens=asked[0], n_held_out=asked[1],
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
-    assert [t for _, t in seen] == [800] * len(seen)
-    assert [d for d, _ in seen] == sorted(d for d, _ in seen) and seen[-1][0] == 800
+    total = min(sum(asked), sum(shard.n_tokens for shard in world.all_shards))
+    assert [t for _, t in seen] == [total] * len(seen)
+    assert [d for d, _ in seen] == sorted(d for d, _ in seen) and seen[-1][0] == total
 
 
 def test_a_perfect_and_a_blind_rule() -> None:
@@ -290,13 +299,14 @@ def test_a_perfect_and_a_blind_rule() -> None:
 
 
 def test_parts_that_do_not_belong_together(world: World, tmp_path: Path) -> None:
-    atlas = Atlas(tmp_path)
-    atlas.manifest = {"d_sae": 99}
-    with pytest.raises(MismatchError, match="another SAE: got 99 latents"):
-        label(atlas, world, world)
-    narrow = SimpleNamespace(config=SimpleNamespace(d_in=3, d_sae=len(NAMES)))
-    with pytest.raises(MismatchError, match="expected d_in 3"):
-        label(Atlas(tmp_path), narrow, world)
+    other = World(n_docs=6, length=3)
+    other.b_enc = torch.ones(world.d_in)
+    with pytest.raises(MismatchError, match="another SAE: got weights"):
+        label(Atlas(tmp_path), other, world)
+    other = World(n_docs=6, length=3)
+    other.provenance = {"site": "resid_post.2"}
+    with pytest.raises(MismatchError, match="different sites"):
+        label(Atlas(tmp_path), other, world)
     assert not list(tmp_path.iterdir())
 
 

@@ -109,7 +109,7 @@ def test_an_unknown_rule_is_refused() -> None:
         (AnyOf("word", ("paris",)), '"paris" any case'),
         (AnyOf("shape", ("digits",)), "digits"),
         (AnyOf("script", ("Cyrillic",)), "Cyrillic script"),
-        (AnyOf("position", ("1", "2")), "token 1 · 2 of the text"),
+        (AnyOf("position", ("5–8", "65+", "2", "1")), "token 1 · 2 · 5–8 · 65+ of the text"),
         (AnyOf("token", ("\n", "\x1b[31m")), '"⏎" · "␛[31m"'),
     ],
 )

@@ -155,6 +155,8 @@ def test_every_width_is_kept_and_cuts_are_shown(colour: bool, peak: int) -> None
 def test_a_token_that_owns_no_text_is_still_seen() -> None:
     split = example(["a", "\U0001f600", "", "", "b"], 2, {2: 3.0})
     assert plain(context_line(split)).rstrip() == "a\U0001f600«�»(3.0)b"
+    space = example(["a.", " ", "b"], 1, {1: 3.0})
+    assert plain(context_line(space)).rstrip() == "a.« »(3.0)b"
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -224,6 +226,12 @@ def test_a_page_shows_as_many_examples_as_asked() -> None:
     bands = [replace(PARIS, kind="band", band=b, value=b + 0.55) for b in (0, 1) for _ in range(4)]
     page = plain(feature_page(feature(examples=tops + bands), n_top=5, n_band=3))
     assert page.count("«Paris»") == 5 + 6
+
+
+def test_a_long_title_is_cut_with_a_sign() -> None:
+    titled = replace(PARIS, meta={"title": "The History of the Decline and Fall"})
+    page = plain(feature_page(feature(examples=[titled])))
+    assert "The History of the Decl…" in page and "text from" not in page
 
 
 def test_a_table_keeps_its_rows_in_order() -> None:
