@@ -21,7 +21,7 @@ from tokenizers import (
 
 from monoscope.errors import InputError, ModelError
 from monoscope.lm import HFModel
-from monoscope.lm.tokens import Tokens
+from monoscope.lm.tokens import Tokens, _ends
 
 TEXTS = [
     "",
@@ -137,6 +137,11 @@ def test_a_tokenizer_that_throws_text_away_still_covers_it() -> None:
     assert encoded.pieces("  Cat \t cat  \n") == ["  Cat", " \t cat  \n"]
 
 
+def test_offsets_that_step_back_or_run_over_are_put_in_order() -> None:
+    assert _ends([2, 0, 5, 4, 9], 7) == [2, 2, 5, 5, 7]
+    assert _ends([1, 2], 4) == [1, 4] and _ends([], 3) == []
+
+
 def test_what_stands_before_a_text() -> None:
     assert Tokens(byte_level(False)).prefix_ids == ()
     tokens = Tokens(metaspace(), eos_ids=[7])
@@ -161,11 +166,11 @@ def test_long_texts_raise_no_warning(tokenizer: Any, caplog: pytest.LogCaptureFi
 def test_truncation_and_padding_set_elsewhere_do_not_reach_us() -> None:
     hf = byte_level(False)
     expected = Tokens(hf).encode(["the cat sat on the mat"])[0]
-    before = Tokens(hf).fingerprint
+    tokens, before = Tokens(hf), Tokens(hf).fingerprint
     hf.backend_tokenizer.enable_truncation(2)
     hf.backend_tokenizer.enable_padding(length=99)
-    assert Tokens(hf).encode(["the cat sat on the mat"])[0] == expected
-    assert Tokens(hf).fingerprint == before
+    assert tokens.encode(["the cat sat on the mat"])[0] == expected
+    assert tokens.fingerprint == before
 
 
 def test_the_fingerprint_tells_tokenizers_apart() -> None:
