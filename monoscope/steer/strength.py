@@ -36,7 +36,7 @@ from monoscope.steer.prompts import NEUTRAL_PROMPTS
 from monoscope.steer.rows import Written, check_prompts, latent_moves, random_moves, write
 from monoscope.steer.screen import Promised, check_promised
 
-STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
+STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.65)
 FULL_EFFECT = 0.2
 FREE_SURPRISE = 1.0
 
