@@ -30,7 +30,7 @@ test: $(VENV)/.tests
 # up again by the next make.
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "monoscope needs Python 3.11 or newer, got: $$($(PYTHON) --version 2>&1). Try: PYTHON=python3.12 make demo" >&2; \
+	  echo "monoscope needs Python 3.11 or newer, got: $$($(PYTHON) --version 2>&1 | head -n 1). Try: PYTHON=python3.12 make demo" >&2; \
 	  exit 1; }
 	@echo "creating $(VENV) with $$($(PYTHON) --version 2>&1)"
 	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) >/dev/null || { \
