@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -78,7 +79,7 @@ class Atlas:
 
         Raises LatentError, naming the range, for a latent that the SAE lacks.
         """
-        self._require(latent)
+        latent = self._require(latent)
         human = self._human()
         row = self._ask(queries.FEATURE, {"latent": latent, **human})[0]
         return Feature(
@@ -146,14 +147,14 @@ class Atlas:
         table = pq.read_table(path, schema=schema.SCHEMAS["features"])
         columns = {name: table[name].to_pylist() for name in schema.LABEL_COLUMNS}
         for row in rows:
-            self._require(row["latent"])
+            latent = self._require(row["latent"])
             unknown = sorted(set(row) - {"latent", *columns})
             if unknown:
                 raise ConfigError(
                     "unknown label column", got=unknown[0], expected=f"one of {', '.join(columns)}"
                 )
             for name, values in columns.items():
-                values[row["latent"]] = row.get(name)
+                values[latent] = row.get(name)
         for name, kind in schema.LABEL_COLUMNS.items():
             place = table.schema.get_field_index(name)
             table = table.set_column(place, name, pa.array(columns[name], kind))
@@ -164,22 +165,25 @@ class Atlas:
 
         Raises LatentError for a latent that the SAE lacks.
         """
-        self._require(latent)
-        self._annotations.write(latent, text)
+        self._annotations.write(self._require(latent), text)
 
     def annotations(self) -> dict[int, str]:
         """Every human's label, by latent."""
         return self._annotations.read()
 
-    def _require(self, latent: int) -> None:
-        if isinstance(latent, bool) or not isinstance(latent, int) or not (
-            0 <= latent < self.n_features
-        ):  # fmt: skip
+    def _require(self, latent: Any) -> int:
+        """The latent as a plain int; LatentError unless it is one that the SAE has."""
+        try:
+            number = -1 if isinstance(latent, bool) else operator.index(latent)
+        except TypeError:
+            number = -1
+        if not 0 <= number < self.n_features:
             raise LatentError(
                 "the atlas has no such latent",
                 got=latent,
                 expected=f"0 to {self.n_features - 1}",
             )
+        return number
 
     def _human(self) -> dict[str, Any]:
         labels = self.annotations()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monoscope.errors import MismatchError
+from monoscope.features import metadata
 from monoscope.features.coactivation import PairSample
 from monoscope.features.sample_kernels import EMPTY, N_TOP
 from monoscope.features.statistics import Statistics, merge
@@ -17,6 +19,14 @@ from tests.unit.features import brute
 from tests.unit.features.test_collect import slots
 
 L = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_values() -> Iterator[None]:
+    """Metadata keys are dropped beyond five values, so that some worlds drop one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata, "MAX_VALUES", 5)
+        yield
 
 
 @st.composite

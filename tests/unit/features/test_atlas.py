@@ -439,6 +439,10 @@ def test_a_latent_out_of_range(made: Atlas, latent: object) -> None:
         made.feature(latent)  # type: ignore[arg-type]
 
 
+def test_a_latent_may_be_any_whole_number(made: Atlas) -> None:
+    assert made.feature(np.int64(5)) == made.feature(5)  # type: ignore[arg-type]
+
+
 def test_strange_folder_names(made: Atlas, tmp_path: Path) -> None:
     folder = tmp_path / "it's [a] *? folder; DROP"
     shutil.copytree(made.folder, folder)

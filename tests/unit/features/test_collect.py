@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from monoscope.features.sample_kernels import (
 )
 from monoscope.features.samples import N_BANDS, PER_BAND, Samples, band_of
 from monoscope.features.statistics import Statistics
+from monoscope.ops.codes import SparseCodes
 from tests.unit.features import brute
 from tests.unit.features.atlas_world import FakeSAE, FakeStore, make_store
 
@@ -206,12 +209,17 @@ def test_blocks_cut_between_documents(
     store: FakeStore, sae: FakeSAE, statistics: Statistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collect, "BLOCK_TOKENS", 150)
+    blocks = list(collect._blocks(store, store.n_tokens()))
+    assert all(len(block.doc) < 150 + 60 for block in blocks)
+    for before, after in pairwise(blocks):
+        assert before.doc[-1] < after.doc[0]
+        assert len(before.doc) >= 150 or before.shard is not after.shard
     other = collect_statistics(sae, store, seed=SEED).statistics
     np.testing.assert_array_equal(other.moments.hist, statistics.moments.hist)
     np.testing.assert_array_equal(other.pairs.triangle, statistics.pairs.triangle)
-    for mine, theirs in ((other.samples.top(), statistics.samples.top()),):
-        np.testing.assert_array_equal(mine.doc, theirs.doc)
-        np.testing.assert_array_equal(mine.window, theirs.window)
+    mine, theirs = other.samples.top(), statistics.samples.top()
+    np.testing.assert_array_equal(mine.doc, theirs.doc)
+    np.testing.assert_array_equal(mine.window, theirs.window)
     for latent in range(29):
         assert slots(other.samples, latent) == slots(statistics.samples, latent)
 
@@ -236,6 +244,17 @@ def test_values_that_are_not_above_zero_are_silence() -> None:
     np.testing.assert_array_equal(statistics.moments.count, [0, 0, 1])
     np.testing.assert_array_equal(statistics.samples.top().latent, [2])
     assert statistics.pairs.triangle.sum() == 0
+
+
+def test_a_document_that_comes_in_two_blocks_still_has_one_top_context() -> None:
+    values = np.float32([3, 5, 4, 1, 9, 2])
+    doc, pos = np.array([0, 1, 1, 1, 1, 2]), np.array([0, 0, 1, 2, 3, 0])
+    for cut in range(1, 6):
+        statistics = Statistics(1)
+        for rows in (slice(0, cut), slice(cut, 6)):
+            add(statistics, values[rows, None], doc[rows], pos[rows])
+        top = statistics.samples.top()
+        assert [*zip(top.doc, top.pos, top.value, strict=True)] == [(1, 3, 9), (0, 0, 3), (2, 0, 2)]
 
 
 @pytest.mark.parametrize("row", [[2, 1], [1, 1], [0, 7], [-1, 0]])
@@ -293,13 +312,17 @@ def test_nan_is_refused_naming_shard_and_row(sae: FakeSAE) -> None:
 
 def test_infinite_codes_are_refused(store: FakeStore, sae: FakeSAE) -> None:
     class Overflowing(FakeSAE):
-        def encode(self, x: torch.Tensor):  # type: ignore[no-untyped-def]
+        def encode(self, x: torch.Tensor) -> SparseCodes:
             codes = super().encode(x)
-            codes.values[codes.offsets[3]] = torch.inf
+            if self.encoded > 250:
+                codes.values[codes.offsets[3]] = torch.inf
             return codes
 
-    with pytest.raises(DataError, match=r"code of a row is NaN or infinite.*row 3 "):
-        collect_statistics(Overflowing(12, 29, 4), store)
+    sae = Overflowing(12, 29, 4)
+    with pytest.raises(DataError, match=r"code of a row is NaN or infinite.*shard-0") as error:
+        collect_statistics(sae, store, batch_size=100)
+    length = sae.encoded // 3  # it stopped in the third batch, of equal ones
+    assert any(f"row {2 * length + 3 + off} " in str(error.value) for off in (0, 1))
 
 
 def test_an_empty_split_is_refused(sae: FakeSAE) -> None:
