@@ -1,9 +1,12 @@
-"""Whether an SAE, a store and a language model belong together."""
+"""Whether an SAE, a store and a language model belong together, and which SAE it is."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from monoscope.errors import MismatchError
 from monoscope.sites import Site
@@ -35,6 +38,17 @@ def check_together(sae: Any, store: Any, lm: Any) -> None:
     _same_model(provenance.get("model") or {}, "an SAE trained on", store.identity)
     if lm is not None:
         _same_model(lm.identity, "the model", store.identity)
+
+
+def weights_hash(sae: Any) -> str:
+    """SHA-256 over an SAE's weights (W_enc, b_enc, W_dec, b_dec, threshold) as float32."""
+    digest = hashlib.sha256()
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
+        tensor = getattr(sae, name)
+        if tensor is not None:
+            digest.update(name.encode())
+            digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+    return digest.hexdigest()
 
 
 def _same_model(mine: Mapping[str, str], what: str, store: Mapping[str, str]) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from monoscope import __version__
 from monoscope.errors import ConfigError
 from monoscope.features import schema
 from monoscope.features.atlas import Atlas, load_atlas
 from monoscope.features.checks import check_together
+from monoscope.features.checks import weights_hash as weights_hash
 from monoscope.features.collect import Pass, Progress, collect_statistics
 from monoscope.features.labels import SUMMARY_FILE
 from monoscope.features.logits import logit_lens, no_lens
@@ -86,17 +86,6 @@ def index(
     schema.write_atlas(folder, tables, manifest)
     (folder / SUMMARY_FILE).unlink(missing_ok=True)  # it spoke of labels that are gone now
     return load_atlas(folder)
-
-
-def weights_hash(sae: Any) -> str:
-    """SHA-256 over an SAE's weights (W_enc, b_enc, W_dec, b_dec, threshold) as float32."""
-    digest = hashlib.sha256()
-    for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
-        tensor = getattr(sae, name)
-        if tensor is not None:
-            digest.update(name.encode())
-            digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
-    return digest.hexdigest()
 
 
 def _claim(out: str | os.PathLike[str]) -> Path:

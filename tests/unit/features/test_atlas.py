@@ -27,7 +27,8 @@ from monoscope.errors import (
 )
 from monoscope.features import schema
 from monoscope.features.atlas import Atlas, load_atlas
-from monoscope.features.index import index, weights_hash
+from monoscope.features.checks import weights_hash
+from monoscope.features.index import index
 from tests.unit.features.atlas_world import PIECES, FakeLM, FakeSAE, FakeStore, make_store
 
 L, D = 40, 12
