@@ -35,6 +35,8 @@ class _Figures(BaseModel):
     )
     n_tokens: int = Field(description="held-out tokens that the reconstruction figures cover")
     n_splice_tokens: int = Field(description="predictions that the downstream figures average")
+    n_documents: int = Field(description="held-out documents behind n_tokens")
+    n_splice_documents: int = Field(description="held-out documents behind n_splice_tokens")
     ci: dict[str, Interval | None] = Field(
         description="95 % percentile bootstrap over documents, by figure; null where undefined"
     )
@@ -59,8 +61,6 @@ class Result(_Figures):
     ce_sae: float | None = Field(None, description="cross-entropy with x̂ in place of x")
     ce_zero: float | None = Field(None, description="cross-entropy with 0 in place of x")
     ce_mean: float | None = Field(None, description="cross-entropy with the train mean instead")
-    n_documents: int = Field(description="held-out documents behind n_tokens")
-    n_splice_documents: int = Field(description="held-out documents behind n_splice_tokens")
     baselines: dict[str, Baseline] = Field(description="reference methods, by name")
     provenance: dict[str, Any] = Field(description="model, site, mask policy and settings")
 

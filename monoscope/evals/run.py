@@ -81,8 +81,6 @@ def evaluate(
         **job.row(own, inside, _downstream),
         dead_fraction=fired.dead_fraction,
         dead_window_tokens=fired.n_tokens,
-        n_documents=len(own.docs),
-        n_splice_documents=_n_scored_documents(inside),
         baselines={
             name: Baseline(
                 method=method.description,
@@ -172,13 +170,13 @@ class _Job:
     def row(self, sums: Sums, inside: Sums | None, downstream: Metrics) -> dict[str, Any]:
         """The fields that SAE and baselines share, from their two tables of sums."""
         parts = [(sums, reconstruction.figures)] + ([(inside, downstream)] if inside else [])
-        figures: dict[str, Any] = {"ci": {}, "n_splice_tokens": 0}
+        figures: dict[str, Any] = {"ci": {}, "n_splice_tokens": 0, "n_splice_documents": 0}
         for table, metrics in parts:
             figures |= point(table, metrics)
             figures["ci"] |= intervals(table, metrics, self.bootstrap, self.seed)
-        figures["n_tokens"] = int(sums.total()["n"][0])
+        figures["n_tokens"], figures["n_documents"] = _size(sums)
         if inside is not None:
-            figures["n_splice_tokens"] = int(inside.total()["n"][0])
+            figures["n_splice_tokens"], figures["n_splice_documents"] = _size(inside)
         return figures
 
     def provenance(self) -> dict[str, Any]:
@@ -230,8 +228,9 @@ def _only_x_hat(reconstruct: Reconstruct) -> splice.Replace:
     return lambda x: reconstruct(x)[0]
 
 
-def _n_scored_documents(inside: Sums | None) -> int:
-    return 0 if inside is None else int(np.count_nonzero(inside.values[:, 0]))
+def _size(sums: Sums) -> tuple[int, int]:
+    """Tokens that count, and documents that have any."""
+    return int(sums.total()["n"][0]), int(np.count_nonzero(sums.values[:, 0]))
 
 
 def _check_varies(sums: Sums) -> None:

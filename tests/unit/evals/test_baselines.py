@@ -109,3 +109,14 @@ def test_the_order_of_quality_is_as_it_must_be(x):
     error = {n: float((m.reconstruct(x)[0] - x).square().sum()) for n, m in methods.items()}
     assert error["pca"] < error["neurons"] < error["mean"]
     assert error["random"] < error["mean"]
+
+
+def test_the_random_baseline_comes_with_its_gain_fitted(x):
+    """All 403 tokens are fitted on, so the gain is the least-squares one over them."""
+    method = fit_baselines(x.split(100), x.mean(0), d_sae=60, l0=3, seed=0)["random"]
+    by_hand = RandomSAE(x.mean(0), d_sae=60, k=3, seed=0)
+    raw = (by_hand(x)[0] - x.mean(0)).double()
+    gain = float(((x - x.mean(0)).double() * raw).sum() / raw.square().sum())
+    assert abs(gain - 1) > 0.1
+    by_hand.gain = gain
+    torch.testing.assert_close(method.reconstruct(x)[0], by_hand(x)[0])

@@ -117,7 +117,9 @@ def test_baselines_stand_beside(full):
         assert row.l0 == pytest.approx(round(r.l0), abs=0.35)
         assert None not in (row.kl, row.delta_ce, row.loss_recovered_zero, row.ce)
         assert row.n_tokens == r.n_tokens
+        assert row.n_documents == r.n_documents
         assert 0 < row.n_splice_tokens < r.n_splice_tokens
+        assert 0 < row.n_splice_documents <= -(-r.n_splice_documents // 4) + 1
     x, mean = held_out(store), store.norm_stats.mean.double()
     fvu = (x - mean).square().sum() / (x - x.mean(0)).square().sum()
     assert r.baselines["mean"].fvu == pytest.approx(float(fvu), rel=1e-6)
