@@ -46,13 +46,45 @@ class SparseCodes:
     def from_dense(cls, dense: Tensor) -> SparseCodes:
         """Keep the non-zero entries of dense [N, L]."""
         rows, cols = dense.nonzero(as_tuple=True)
-        return cls._from_rows(rows, cols, dense[rows, cols], dense.shape)
+        return cls.from_entries(rows, cols, dense[rows, cols], dense.shape)
 
     @classmethod
-    def _from_rows(cls, rows: Tensor, cols: Tensor, values: Tensor, shape: torch.Size) -> SparseCodes:
+    def from_entries(
+        cls, rows: Tensor, cols: Tensor, values: Tensor, shape: torch.Size | tuple[int, int]
+    ) -> SparseCodes:
+        """Build from entries sorted by row, then column; shape is (N, L)."""
         offsets = torch.zeros(shape[0] + 1, dtype=torch.int64, device=rows.device)
         offsets[1:] = torch.bincount(rows, minlength=shape[0]).cumsum(0)
         return cls(cols.to(torch.int32), values, offsets, shape[1])
+
+    @classmethod
+    def concat(cls, parts: list[SparseCodes]) -> SparseCodes:
+        """The codes of consecutive tiles of tokens, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = torch.tensor([0, *(p.indices.numel() for p in parts)]).cumsum(0)
+        device = parts[0].offsets.device
+        offsets = [p.offsets[:-1] + int(s) for p, s in zip(parts, starts, strict=False)]
+        offsets.append(torch.tensor([int(starts[-1])], device=device))
+        return cls(
+            torch.cat([p.indices for p in parts]),
+            torch.cat([p.values for p in parts]),
+            torch.cat(offsets),
+            parts[0].d_sae,
+        )
+
+    def with_values(self, values: Tensor) -> SparseCodes:
+        """The same entries with other values [nnz]."""
+        return SparseCodes(self.indices, values, self.offsets, self.d_sae)
+
+    def tokens(self, which: slice) -> SparseCodes:
+        """The codes of a run of consecutive tokens; step must be 1."""
+        start, stop, _ = which.indices(self.n_tokens)
+        first, last = int(self.offsets[start]), int(self.offsets[stop])
+        offsets = self.offsets[start : stop + 1] - first
+        return SparseCodes(
+            self.indices[first:last], self.values[first:last], offsets, self.d_sae
+        )
 
     def column(self, latent: int) -> Tensor:
         """Activations of one latent on every token, dense [N]."""

@@ -1,0 +1,86 @@
+"""Which latents fire: the selections, in plain torch, one tile of pre-activations at a time. The reference.
+
+Only positive pre-activations are ever kept (ReLU comes with the selection), so a code value is > 0
+and a token may keep fewer than k latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from monoscope.ops.codes import SparseCodes
+
+TILE = 256  # tokens whose [TILE, L] pre-activations exist at one time
+
+
+def topk(z: Tensor, k: int) -> SparseCodes:
+    """Keep the k largest positive entries of each row of z [N, L] (Gao 2024, eq. 1)."""
+    values, columns = z.topk(min(k, z.shape[1]), dim=1)
+    columns, order = columns.sort(dim=1)
+    values = values.gather(1, order)
+    keep = values > 0
+    rows = torch.arange(z.shape[0], device=z.device)[:, None].expand_as(columns)
+    return SparseCodes.from_entries(rows[keep], columns[keep], values[keep], z.shape)
+
+
+def above(z: Tensor, theta: Tensor) -> SparseCodes:
+    """Keep the positive entries of z [N, L] strictly above theta (scalar or [L])."""
+    rows, columns = (z > theta.clamp_min(0)).nonzero(as_tuple=True)
+    return SparseCodes.from_entries(rows, columns, z[rows, columns], z.shape)
+
+
+def largest(codes: SparseCodes, count: int) -> SparseCodes:
+    """Keep the `count` largest entries of all the codes; the first win among equals."""
+    if codes.indices.numel() <= count:
+        return codes
+    order = codes.values.argsort(descending=True, stable=True)[:count].sort().values
+    return SparseCodes.from_entries(
+        codes.rows[order],
+        codes.indices[order],
+        codes.values[order],
+        (codes.n_tokens, codes.d_sae),
+    )
+
+
+class Encoder:
+    """Selections over z = x W_encᵀ + b_enc for x [N, D] already centred on b_dec; any device and dtype.
+
+    fallbacks: always 0 here; the fast path counts the rows it had to hand to this one.
+    """
+
+    fallbacks = 0
+
+    def __init__(self, w_enc: Tensor, b_enc: Tensor) -> None:
+        self.w, self.b = w_enc.detach(), b_enc.detach()
+
+    def _tiles(self, x: Tensor, select: Callable[[Tensor], SparseCodes]) -> SparseCodes:
+        tiles = x.detach().split(TILE)
+        return SparseCodes.concat([select(torch.addmm(self.b, t, self.w.T)) for t in tiles])
+
+    def topk(self, x: Tensor, k: int) -> SparseCodes:
+        """The k largest positive pre-activations of each token."""
+        return self._tiles(x, lambda z: topk(z, k))
+
+    def above(self, x: Tensor, theta: Tensor) -> SparseCodes:
+        """The positive pre-activations strictly above theta (scalar or [L])."""
+        return self._tiles(x, lambda z: above(z, theta))
+
+
+def batch_topk(encoder: Encoder, x: Tensor, k: int, guess: float) -> tuple[SparseCodes, float]:
+    """The k·N largest positive pre-activations of the whole batch (Bussmann 2024, eq. 3).
+
+    guess: a lower bound to try for the smallest kept value, such as a little less than the last
+    batch's; it is lowered until enough entries lie above it, so the result does not depend on it.
+    Returns the codes and the smallest kept value.
+    """
+    wanted = k * x.shape[0]
+    while True:
+        codes = encoder.above(x, torch.tensor(guess, dtype=x.dtype, device=x.device))
+        if codes.indices.numel() >= wanted or guess <= 0:
+            break
+        guess = guess * 0.7 if guess > 1e-6 else 0.0
+    codes = largest(codes, wanted)
+    return codes, float(codes.values.min()) if codes.values.numel() else 0.0

@@ -1,0 +1,15 @@
+"""Schedules: pure functions of the share of the run that is done."""
+
+from __future__ import annotations
+
+
+def lr_factor(done: float, warmup: float, decay: float) -> float:
+    """Linear rise over the first `warmup`, 1, then linear fall to 0 over the last `decay` of the run."""
+    rise = min(1.0, done / warmup) if warmup > 0 else 1.0
+    fall = min(1.0, (1.0 - done) / decay) if decay > 0 else 1.0
+    return max(0.0, min(rise, fall))
+
+
+def ramp(done: float, over: float) -> float:
+    """Linear rise from 0 to 1 over the first `over` of the run, then 1."""
+    return min(1.0, done / over) if over > 0 else 1.0
