@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -91,6 +92,21 @@ class ActivationStore:
     def mask_policy(self) -> MaskPolicy:
         """The rule that decided which tokens have a row."""
         return self.manifest.policy
+
+    def provenance(self) -> dict[str, Any]:
+        """What an SAE trained on this store should remember of it; JSON-able."""
+        return {
+            "model": self.identity,
+            "site": self.site,
+            "mask_policy": self.mask_policy.to_dict(),
+            "norm_stats": {
+                "mean_norm": self.norm_stats.mean_norm,
+                "median_norm": self.norm_stats.median_norm,
+            },
+            "context_length": self.manifest.arguments.context_length,
+            "corpus": self.manifest.corpus,
+            "corpus_fingerprint": self.manifest.corpus_fingerprint,
+        }
 
     @cached_property
     def norm_stats(self) -> NormStats:

@@ -173,7 +173,10 @@ class HFModel:
         if "position_ids" in self._accepts:
             inputs["position_ids"] = seen.position
         if "logits_to_keep" in self._accepts:
-            inputs["logits_to_keep"] = 1
+            # an index, not a count: the slice a count makes is strided, and the unembedding
+            # would be copied once for every row of the batch
+            last = seen.token_ids.shape[1] - 1
+            inputs["logits_to_keep"] = torch.tensor([last], device=seen.token_ids.device)
         if cache is not None:
             inputs["past_key_values"] = cache
         with self._lock, torch.no_grad(), hooking.editing(self.model, hooks, seen):

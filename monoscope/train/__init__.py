@@ -1,0 +1,5 @@
+"""Training: config, state, one step, one loop, and what a run needs around them."""
+
+from monoscope.train.run import Run, train
+
+__all__ = ["Run", "train"]
