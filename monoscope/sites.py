@@ -22,7 +22,9 @@ LAYER_KINDS = (
     "mlp_post",
     "mlp_out",
 )
-_FORMS = "embed, " + ", ".join(f"{kind}.L" for kind in LAYER_KINDS) + ", module:dotted.path[:in|:out]"
+_FORMS = ", ".join(
+    ["embed", *(f"{kind}.L" for kind in LAYER_KINDS), "module:dotted.path[:in|:out]"]
+)
 
 
 @dataclass(frozen=True)

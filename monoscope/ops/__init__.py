@@ -1,7 +1,8 @@
 """Pure tensor functions: sparse codes, selections, sparse decode and its gradients.
 
-`backend(tensor)` and `make_encoder` say which implementation serves a tensor: the numba loops of cpu.py for float32 on
-the CPU, the plain torch reference for everything else (fp64 checks, other devices).
+`backend(tensor)` and `make_encoder` say which implementation serves a tensor: the numba loops of
+cpu.py for float32 on the CPU, the plain torch reference for everything else (fp64 checks, other
+devices).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class _EncodeValues(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, w_enc, b_dec = ctx.saved_tensors
         codes: SparseCodes = ctx.codes
         grad_b_enc = latent_sums(codes, grad)
@@ -47,7 +47,7 @@ class _Decode(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, w_dec = ctx.saved_tensors
         ops = backend(w_dec)
         grad = grad.contiguous()

@@ -82,9 +82,7 @@ class SparseCodes:
         start, stop, _ = which.indices(self.n_tokens)
         first, last = int(self.offsets[start]), int(self.offsets[stop])
         offsets = self.offsets[start : stop + 1] - first
-        return SparseCodes(
-            self.indices[first:last], self.values[first:last], offsets, self.d_sae
-        )
+        return SparseCodes(self.indices[first:last], self.values[first:last], offsets, self.d_sae)
 
     def column(self, latent: int) -> Tensor:
         """Activations of one latent on every token, dense [N]."""

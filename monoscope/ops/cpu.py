@@ -1,10 +1,11 @@
-"""The fast path on a CPU: numba loops over sparse codes, with the signatures of decode.py and select.py.
+"""The fast path on a CPU: numba loops over sparse codes, as decode.py and select.py have them.
 
 Selection finds candidates in bf16 and proves them: for ẑ computed from bf16 copies x̂, ŵ,
     |z − ẑ| ≤ ‖x − x̂‖·‖ŵ‖ + ‖x‖·‖w − ŵ‖ + rounding(ẑ)                  (Cauchy–Schwarz)
 so every latent whose exact z is among the k largest has ẑ within twice that margin of the k-th
 largest ẑ. Only those few are computed in fp32, and the exact k largest of them are kept: the chosen
-set and the values are those of the fp32 reference (up to the order of the additions in a dot product).
+set and the values are those of the fp32 reference (up to the order of the additions in a dot
+product).
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _entry_dots(g, indices, offsets, w, out):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _by_latent(indices, offsets, n_latents):  # type: ignore[no-untyped-def]
-    """Counting sort of the entries by latent: starts [L+1], entry order [nnz], token of each [nnz]."""
+    """Counting sort of the entries by latent: starts [L+1], entry order and token of each [nnz]."""
     starts = np.zeros(n_latents + 1, np.int64)
     for i in indices:
         starts[i + 1] += 1
@@ -93,7 +94,7 @@ def _row_sums(starts, order, token, coefficients, g, out):  # type: ignore[no-un
 
 
 def _is_dense(codes: SparseCodes) -> bool:
-    """Whether a dense product over tiles is quicker than loops over entries (measured: above ~5 %)."""
+    """Whether a dense product over tiles is quicker than loops (measured: above ~5 %)."""
     return codes.indices.numel() > 0.05 * codes.n_tokens * codes.d_sae
 
 
@@ -125,7 +126,7 @@ def entry_dots(g: Tensor, codes: SparseCodes, w: Tensor) -> Tensor:
 
 
 def row_sums(codes: SparseCodes, coefficients: Tensor, g: Tensor) -> Tensor:
-    """As decode.row_sums; each latent's sum runs in token order, so it is the same on any thread count."""
+    """As decode.row_sums; sums run in token order, so they are the same on any thread count."""
     out = torch.zeros(codes.d_sae, g.shape[1])
     if _is_dense(codes):
         for tile, f in _dense_tiles(codes.with_values(coefficients)):
@@ -174,7 +175,7 @@ def _dot(x, w):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _gather_above(bits, block_max, cut_bits, out, room):  # type: ignore[no-untyped-def]
-    """Write the columns with bits >= cut_bits into out; returns their number, or -1 if over room."""
+    """Write the columns with bits >= cut_bits into out; returns how many, or -1 if over room."""
     n = 0
     for b in range(block_max.shape[0]):
         if block_max[b] >= cut_bits:
@@ -198,7 +199,7 @@ def _block_maxima(bits, out):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _to_float(bits):  # type: ignore[no-untyped-def]
-    """The value of a non-negative bf16, given its bits as int16 (their order is that of the values)."""
+    """The value of a non-negative bf16 from its bits as int16 (ordered as the values are)."""
     return np.array([np.int32(bits) << 16], np.int32).view(np.float32)[0]
 
 
@@ -211,7 +212,9 @@ def _to_bits(value):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _topk_row(bits, margin, k, x, w, b, block_max, columns, exact, scratch):  # type: ignore[no-untyped-def]
+def _topk_row(  # type: ignore[no-untyped-def]
+    bits, margin, k, x, w, b, block_max, columns, exact, scratch
+):
     """Exact top-k of one token into columns[:k], exact[:k]; returns how many, or -1 without proof."""
     _block_maxima(bits, block_max)
     room = columns.shape[0]
@@ -220,9 +223,10 @@ def _topk_row(bits, margin, k, x, w, b, block_max, columns, exact, scratch):  # 
         floor_bits = max(_kth_largest(scratch, block_max.shape[0], k), np.int16(1))
     else:
         floor_bits = np.int16(1)
-    # the k-th largest block maximum is <= the k-th largest value, so this cut keeps all it should
+    # the k-th largest block maximum is <= the k-th largest value: this cut keeps all it should
     loose = _to_float(floor_bits)
-    n = _gather_above(bits, block_max, _to_bits(loose - 2 * (margin + BF16_ULP * loose)), columns, room)
+    loose_cut = _to_bits(loose - 2 * (margin + BF16_ULP * loose))
+    n = _gather_above(bits, block_max, loose_cut, columns, room)
     if n < 0:
         return -1
     if n > k:
@@ -297,7 +301,7 @@ def _above_tile(bits, margins, theta, x, w, b, columns, values, counts):  # type
 
 
 class Bf16Encoder(select.Encoder):
-    """select.Encoder, with bf16 copies of the weights to find candidates; made once per weight update."""
+    """select.Encoder, with bf16 copies of the weights; made once per weight update."""
 
     def __init__(self, w_enc: Tensor, b_enc: Tensor) -> None:
         super().__init__(w_enc, b_enc)
@@ -331,7 +335,10 @@ class Bf16Encoder(select.Encoder):
                 bits, margins[tile], setting, _np(x[tile]), w, b,
                 columns[tile], values[tile], counts[tile],
             )  # fmt: skip
-        unproved = {int(n): exact(torch.addmm(self.b, x[n : n + 1], self.w.T)) for n in np.flatnonzero(counts < 0)}
+        unproved = {
+            int(n): exact(torch.addmm(self.b, x[n : n + 1], self.w.T))
+            for n in np.flatnonzero(counts < 0)
+        }
         self.fallbacks += len(unproved)
         return _pack(columns, values, counts, unproved, self.w.shape[0])
 
@@ -366,4 +373,6 @@ def _pack(
     else:
         keep = np.arange(columns.shape[1])[None, :] < counts[:, None]
         flat_columns, flat_values = columns[keep], values[keep]
-    return SparseCodes(torch.from_numpy(flat_columns), torch.from_numpy(flat_values), offsets, d_sae)
+    return SparseCodes(
+        torch.from_numpy(flat_columns), torch.from_numpy(flat_values), offsets, d_sae
+    )

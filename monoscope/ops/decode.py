@@ -1,4 +1,4 @@
-"""Sparse decode and its gradients, as plain torch. The reference the fast paths are checked against.
+"""Sparse decode and its gradients, as plain torch: what the fast paths are checked against.
 
 For codes f with entries (n, i, v):
     decode        y_n   = Σ_i v · W[i]

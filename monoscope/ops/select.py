@@ -1,4 +1,4 @@
-"""Which latents fire: the selections, in plain torch, one tile of pre-activations at a time. The reference.
+"""Which latents fire: the selections, in plain torch, one tile at a time. The reference.
 
 Only positive pre-activations are ever kept (ReLU comes with the selection), so a code value is > 0
 and a token may keep fewer than k latents.
@@ -46,7 +46,7 @@ def largest(codes: SparseCodes, count: int) -> SparseCodes:
 
 
 class Encoder:
-    """Selections over z = x W_encᵀ + b_enc for x [N, D] already centred on b_dec; any device and dtype.
+    """Selections over z = x W_encᵀ + b_enc for x [N, D] centred on b_dec; any device and dtype.
 
     fallbacks: always 0 here; the fast path counts the rows it had to hand to this one.
     """

@@ -36,7 +36,7 @@ def l1_decoder_norm(codes: SparseCodes, w_dec: Tensor) -> Tensor:
 
 
 def auxk(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k_aux: int) -> Tensor:
-    """How well the k_aux strongest dead latents reconstruct what the live ones missed (Gao 2024, A.2).
+    """How well the k_aux strongest dead latents rebuild what the live ones missed (Gao 2024, A.2).
 
     Σ‖e − ê‖² / Σ‖e − ē‖² with e = x − x̂ detached and ê = Σ_dead relu(z_i) W_dec[i], without b_dec,
     so that a joint shift of x and b_dec leaves it unchanged. dead: ids [n_dead] int64.

@@ -1,4 +1,4 @@
-"""The recipes: each a row that fills in the parts of an SAE and its training with a paper's defaults."""
+"""The recipes: each a row that fills in an SAE and its training with a paper's defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class Recipe:
 
     reconstruction, sparsity, auxiliary: the loss terms (losses.py).  decoder: "unit" keeps rows at
     norm 1, "free" leaves them.  normalisation: "mean_norm" scales inputs so that E‖x‖ = √D.
-    init_norm: norm of the decoder rows at the start.  resample: restart dead latents (Bricken 2023).
+    init_norm: norm of the decoder rows at the start.
+    resample: restart dead latents (Bricken 2023).
     lr is for d_sae = 4096 where lr_by_width scales it by √(4096 / d_sae).
     """
 

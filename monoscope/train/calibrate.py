@@ -14,7 +14,7 @@ from monoscope.sae.surgery import fold_scale
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures on training data: fvu = Σ‖x−x̂‖²/Σ‖x−μ‖², l0 mean count, dead share, max per latent [L]."""
+    """Figures on training data: fvu = Σ‖x−x̂‖²/Σ‖x−μ‖², mean l0, dead share, latent_max [L]."""
 
     fvu: float
     l0: float
@@ -53,7 +53,7 @@ def calibrate_threshold(sae: SAE, batches: list[Tensor], start: float) -> None:
 
 @torch.no_grad()
 def measure(sae: SAE, batches: list[Tensor]) -> Measured:
-    """FVU, L0, dead share and maxima by the inference rule, over all the batches together (fp64 sums)."""
+    """FVU, L0, dead share and maxima by the inference rule, over all the batches (fp64 sums)."""
     n = sum(b.shape[0] for b in batches)
     mean = sum((b.double().sum(0) for b in batches), torch.zeros(())) / n
     missed = total = 0.0

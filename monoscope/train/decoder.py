@@ -1,4 +1,4 @@
-"""The unit decoder constraint: the gradient loses what would lengthen a row, and rows are set back to 1."""
+"""The unit decoder constraint: no gradient along a row, and rows set back to norm 1."""
 
 from __future__ import annotations
 

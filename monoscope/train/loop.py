@@ -28,7 +28,7 @@ EVENT_STEPS = 10  # how often figures are logged
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress bar needs: where the run is and how it is doing; tokens_per_s since the start."""
+    """What a progress bar needs: where the run is and how it does; tokens_per_s since the start."""
 
     n_tokens: int
     total: int
@@ -68,7 +68,8 @@ class Loop:
                         hint="Ask for no more tokens than the iterator gives.",
                     ) from None
                 done = step(state, self.recipe, self.config, x)
-                self._report(state, done, (state.n_tokens - start_tokens) / (time.monotonic() - started))
+                rate = (state.n_tokens - start_tokens) / (time.monotonic() - started)
+                self._report(state, done, rate)
                 if every and state.n_tokens - saved >= every:
                     self.checkpoint(state)
                     saved = state.n_tokens
@@ -99,11 +100,8 @@ class Loop:
             l0=done.l0, dead_fraction=dead, lr=done.lr, terms=terms,
         )  # fmt: skip
         if self.progress is not None:
-            self.progress(
-                Progress(
-                    state.n_tokens, self.config.n_tokens, loss, done.objective.fvu, done.l0, dead, rate
-                )
-            )
+            fvu, total = done.objective.fvu, self.config.n_tokens
+            self.progress(Progress(state.n_tokens, total, loss, fvu, done.l0, dead, rate))
 
 
 @dataclass(frozen=True)
@@ -122,9 +120,8 @@ def step(state: TrainState, recipe: Recipe, config: TrainConfig, raw: Tensor) ->
     if state.step == 0:
         require_finite(x)
     done = state.n_tokens / config.n_tokens
-    lr = config.lr * lr_factor(
-        (state.n_tokens + x.shape[0]) / config.n_tokens, config.warmup_fraction, config.decay_fraction
-    )
+    after = (state.n_tokens + x.shape[0]) / config.n_tokens
+    lr = config.lr * lr_factor(after, config.warmup_fraction, config.decay_fraction)
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     chosen, smallest = sae.select_training(x, state.guess)
@@ -132,7 +129,7 @@ def step(state: TrainState, recipe: Recipe, config: TrainConfig, raw: Tensor) ->
     dead = state.dead(config.dead_after_tokens) if recipe.auxiliary else state.last_fired[:0]
     terms = objective(sae, recipe, config, x, codes, dead, done)
     state.optimizer.zero_grad(set_to_none=True)
-    terms.total.backward()  # type: ignore[no-untyped-call]
+    terms.total.backward()
     if recipe.decoder == "unit":
         project_gradient(sae)
     if recipe.grad_clip is not None:

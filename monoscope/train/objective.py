@@ -30,7 +30,10 @@ def objective(
     sae: SAE, recipe: Recipe, config: TrainConfig, x: Tensor, codes: SparseCodes,
     dead: Tensor, done: float,
 ) -> Objective:  # fmt: skip
-    """Terms for scaled x [N, D]; codes carry gradients; dead: ids of dead latents; done: share of the run."""
+    """Terms for scaled x [N, D]; codes carry gradients.
+
+    dead: ids of dead latents; done: share of the run.
+    """
     x_hat = sae.reconstruct(codes)
     relative = losses.relative_error(x, x_hat)
     terms = {"reconstruction": relative}

@@ -10,15 +10,16 @@ from monoscope.train.config import TrainConfig
 from monoscope.train.state import TrainState
 
 ENCODER_SHARE = 0.2  # norm of a restarted encoder row, as a share of the living ones' mean
-LAST_RESAMPLE = 0.7  # none later than this share of the run: a restarted latent needs time to settle
+LAST_RESAMPLE = 0.7  # none after this share of the run: a restarted latent needs time to settle
 
 
 @torch.no_grad()
 def resample(state: TrainState, recipe: Recipe, config: TrainConfig, x: Tensor) -> int:
-    """Every resample_every_tokens, restart the dead latents from rows of x [N, D] (scaled); returns how many.
+    """Every resample_every_tokens, restart the dead latents from rows of scaled x [N, D].
 
-    Rows are drawn with probability ∝ ‖x − x̂‖⁴ (the squared loss); decoder row: the token's direction;
-    encoder row: the same at ENCODER_SHARE of the mean norm; bias 0; Adam's moments of both are reset.
+    Drawn with probability ∝ ‖x − x̂‖⁴ (the squared loss). Decoder row: the token's direction;
+    encoder row: the same at ENCODER_SHARE of the mean norm; bias 0; Adam's moments of all three are
+    reset. Returns how many were restarted.
     """
     assert config.resample_every_tokens is not None and config.dead_after_tokens is not None
     every = config.resample_every_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def lr_factor(done: float, warmup: float, decay: float) -> float:
-    """Linear rise over the first `warmup`, 1, then linear fall to 0 over the last `decay` of the run."""
+    """Linear rise over the first `warmup` of the run, 1, linear fall to 0 over the last `decay`."""
     rise = min(1.0, done / warmup) if warmup > 0 else 1.0
     fall = min(1.0, (1.0 - done) / decay) if decay > 0 else 1.0
     return max(0.0, min(rise, fall))

@@ -30,7 +30,9 @@ class TensorStream:
 
     def __init__(self, x: Tensor, batch_size: int, seed: int) -> None:
         if x.ndim != 2:
-            raise DataError("activations have the wrong shape", got=list(x.shape), expected="[N, D]")
+            raise DataError(
+                "activations have the wrong shape", got=list(x.shape), expected="[N, D]"
+            )
         if x.shape[0] < batch_size:
             raise DataError(
                 "fewer activations than one batch",
@@ -84,7 +86,9 @@ class IteratorStream:
         while sum(p.shape[0] for p in parts) < self.batch_size:
             x = next(self._source)
             if x.ndim != 2:
-                raise DataError("activations have the wrong shape", got=list(x.shape), expected="[N, D]")
+                raise DataError(
+                    "activations have the wrong shape", got=list(x.shape), expected="[N, D]"
+                )
             require_finite(x, first_row=self._seen)
             self._seen += x.shape[0]
             parts.append(x.detach().float())
@@ -110,7 +114,7 @@ class IteratorStream:
 
 
 def make_stream(source: Any, batch_size: int, seed: int) -> Stream:
-    """A Stream over a tensor, an iterator, or anything with .stream(batch_size, seed) such as a store."""
+    """A Stream over a tensor, an iterator, or a store: whatever has .stream(batch_size, seed)."""
     if hasattr(source, "stream"):
         stream: Stream = source.stream(batch_size, seed)
         return stream

@@ -27,8 +27,9 @@ def input_scale(sample: Tensor, recipe: Recipe) -> float:
 def initialise(sae: SAE, sample: Tensor, recipe: Recipe, generator: torch.Generator) -> None:
     """Set the weights from scaled data, in place.
 
-    b_dec: the mean of the sample. Decoder rows: centred data points plus noise, at init_norm, for the
-    top-k family; random directions for the L1 recipes, as their papers have it. Encoder: the same rows.
+    Top-k family: b_dec the mean of the sample, decoder rows centred data points plus noise, and the
+    encoder's gain fitted. L1 recipes: b_dec as it is and random directions, as in their papers.
+    Decoder rows have init_norm; the encoder has the same rows.
     """
     mean = sample.mean(0)
     rows = torch.randn(sae.d_sae, sae.d_in, generator=generator)

@@ -78,7 +78,9 @@ class TrainState:
         }
 
 
-def save_checkpoint(folder: Path, state: TrainState, stream: dict[str, Any], config: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, state: TrainState, stream: dict[str, Any], config: dict[str, Any]
+) -> None:
     """Write checkpoint-<step>/ whole or not at all, and drop all but the newest two."""
     final = folder / f"checkpoint-{state.step:09d}"
     draft = folder / f".checkpoint-{state.step:09d}.part"
