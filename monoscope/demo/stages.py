@@ -72,15 +72,16 @@ def run_demo(
     atlas = job.index(sae, store, lm)
     job.label(atlas, sae, store)
     job.steer(lm, sae, atlas)
-    return _finish(job, atlas, store, lm)
+    return _finish(job, atlas, store, lm, model)
 
 
-def _finish(job: _Job, atlas: Atlas, store: ActivationStore, lm: LM) -> dict[str, Any]:
+def _finish(job: _Job, atlas: Atlas, store: ActivationStore, lm: LM, model: str) -> dict[str, Any]:
     """Write report and summary, then show them."""
     folder = job.folder
     summary: dict[str, Any] = {
         "out": str(folder),
         "model": dict(lm.identity),
+        "model_argument": model,
         "site": str(store.site),
         **job.figures,
         "seconds": {name: round(value, 2) for name, value in job.seconds.items()},
@@ -220,7 +221,10 @@ class _Job:
             BarColumn(24),
             TextColumn("{task.fields[said]}"),
         )
-        bar = Progress(*columns, TimeElapsedColumn(), console=self.console, transient=True)
+        bar = Progress(
+            *columns, TimeElapsedColumn(), console=self.console, transient=True,
+            disable=not self.console.is_terminal,
+        )  # fmt: skip
         began = time.perf_counter()
         with bar:
             task = bar.add_task(what, total=None, said="")

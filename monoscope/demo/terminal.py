@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -55,7 +56,7 @@ def _times(console: Console, summary: dict[str, Any]) -> None:
     _heading(console, "Wall time by stage")
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for name, seconds in summary["seconds"].items():
-        reused = "reused; when it was done" if name in summary["reused"] else ""
+        reused = "when it was done; reused now" if name in summary["reused"] else ""
         table.add_row(name, f"{seconds:.1f} s", Text(reused, style="dim"))
     table.add_row("in all", f"{sum(summary['seconds'].values()):.1f} s", "")
     console.print(table)
@@ -69,7 +70,7 @@ def _features(console: Console, features: Sequence[Feature]) -> None:
             line.append(f"  F1 {feature.label_f1:.2f}", style="dim")
         console.print(line, no_wrap=True, overflow="ellipsis")
         for example in feature.top[:2]:
-            console.print("   ", context_line(example, console.width - 6, scale=feature.max))
+            console.print(Padding(context_line(example, scale=feature.max), (0, 2, 0, 4)))
 
 
 def _steered(console: Console, steer: dict[str, Any]) -> None:
@@ -103,6 +104,9 @@ def _next(console: Console, summary: dict[str, Any], features: Sequence[Feature]
     if summary["steer"]["writer"] is not None:
         writer = summary["steer"]["writer"]
         edit = f"{writer['latent']}=add:{writer['times_norm']:g}norm"
-        lines.append(f'monoscope steer {out}/sae --edit {edit} --prompt "Let me tell you about"')
+        model = summary["model_argument"]
+        lines.append(
+            f'monoscope steer {out}/sae --model {model} --edit {edit} --prompt "Let me tell you about"'
+        )
     for line in lines:
         console.print(Text("  " + line), soft_wrap=True)
