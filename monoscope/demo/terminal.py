@@ -104,9 +104,7 @@ def _next(console: Console, summary: dict[str, Any], features: Sequence[Feature]
     if summary["steer"]["writer"] is not None:
         writer = summary["steer"]["writer"]
         edit = f"{writer['latent']}=add:{writer['times_norm']:g}norm"
-        model = summary["model_argument"]
-        lines.append(
-            f'monoscope steer {out}/sae --model {model} --edit {edit} --prompt "Let me tell you about"'
-        )
+        about = f"--model {summary['model_argument']} --edit {edit}"
+        lines.append(f'monoscope steer {out}/sae {about} --prompt "Let me tell you about"')
     for line in lines:
         console.print(Text("  " + line), soft_wrap=True)
