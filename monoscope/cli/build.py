@@ -1,0 +1,245 @@
+"""The verbs that make something: collect, train, eval, index, label, demo."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from monoscope.cli import options as opt
+from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
+from monoscope.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the app, in the order in which they are used."""
+    for name, verb, example in (
+        ("demo", demo, "monoscope demo --out runs/demo"),
+        (
+            "collect",
+            collect,
+            "monoscope collect --model demo --corpus demo --site resid_post.15 "
+            "--tokens 1000000 --out runs/store",
+        ),
+        ("train", train, "monoscope train runs/store --d-sae 4096 --k 32 --out runs/sae"),
+        ("eval", evaluate, "monoscope eval runs/sae --store runs/store --json"),
+        ("index", index, "monoscope index runs/sae --store runs/store --out runs/atlas"),
+        ("label", label, "monoscope label runs/atlas runs/sae --store runs/store"),
+    ):
+        app.command(name, epilog=f"Example: {example}")(verb)
+
+
+def demo(
+    out: opt.Out = "runs/demo",
+    tokens: opt.Tokens = None,
+    d_sae: opt.DSae = 4096,
+    site: opt.SiteName = "resid_post.15",
+    model: opt.Model = "demo",
+    seed: opt.Seed = 0,
+    as_json: opt.Json = False,
+) -> None:
+    """Do everything below, in order, on the embedded model and texts."""
+    from rich.console import Console
+
+    from monoscope.demo import run_demo
+
+    with quiet_stdout(as_json):
+        summary = run_demo(
+            out, tokens=tokens, d_sae=d_sae, site=site, model=model, seed=seed,
+            console=Console(stderr=as_json), as_json=as_json,
+        )  # fmt: skip
+    if as_json:
+        print_json(summary)
+
+
+def collect(
+    model: opt.Model,
+    corpus: opt.CorpusName,
+    site: opt.SiteName,
+    tokens: Annotated[int, typer.Option("--tokens", metavar="N", help="How many to keep.")],
+    out: opt.Out,
+    text_column: Annotated[
+        str | None, typer.Option("--text-column", help="Of a table: where its text is.")
+    ] = None,
+    context_length: Annotated[
+        int, typer.Option("--context-length", help="Tokens of a forward pass.")
+    ] = 128,
+    held_out: Annotated[
+        float, typer.Option("--held-out", help="Share of documents kept for evaluation.")
+    ] = 0.1,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on with a store begun in --out.")
+    ] = True,
+    seed: opt.Seed = 0,
+    device: opt.Device = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Harvest a model's activations on a corpus into a store."""
+    from monoscope.data.corpus import Corpus
+    from monoscope.data.harvest import collect as harvest
+    from monoscope.describe import info
+    from monoscope.lm import load_lm
+
+    with quiet_stdout(as_json), Bar("collect") as bar:
+        texts = Corpus.from_name(corpus, text_column, seed)
+        store = harvest(
+            load_lm(model, device=device), texts, site, tokens, out, held_out=held_out,
+            context_length=context_length, seed=seed, resume=resume, progress=bar.harvested,
+        )  # fmt: skip
+        told = {
+            "n_tokens": store.n_tokens(),
+            "d_in": store.d_in,
+            "site": str(store.site),
+            "tokens_per_s": bar.tokens_per_s,
+            "bytes": info(out)["bytes"],
+            "out": out,
+        }
+    (print_json if as_json else print_table)(told)
+
+
+def train(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store of activations.")],
+    out: opt.Out,
+    d_sae: opt.DSae = 4096,
+    k: Annotated[int, typer.Option("--k", help="Latents active on a token.")] = 32,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Such as batchtopk (the default), topk.")
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option("--activation", help="Picks the recipe of its name.")
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option("--tokens", metavar="N", help="Training tokens. Default: six passes."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Tokens of a step.")] = 2048,
+    lr: Annotated[float | None, typer.Option("--lr", help="Default: the recipe's.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A further setting; repeatable."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in --out.")
+    ] = False,
+    seed: opt.Seed = 0,
+    device: opt.Device = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Train an SAE on a store."""
+    further = opt.parse_settings(settings or [])
+    from monoscope.data.store import ActivationStore
+    from monoscope.train import train as fit
+
+    with quiet_stdout(as_json), Bar("train") as bar:
+        run = fit(
+            ActivationStore.open(store), d_sae=d_sae, recipe=recipe, activation=activation, k=k,
+            n_tokens=tokens, batch_size=batch_size, lr=lr, seed=seed,
+            device=opt.checked_device(device), out=out,
+            resume=resume, settings=further, progress=bar.trained,
+        )  # fmt: skip
+    (print_json if as_json else print_table)(run.metrics)
+
+
+def evaluate(
+    sae: opt.SaeDir,
+    store: opt.StoreDir,
+    model: opt.RecordedModel = None,
+    no_model: opt.NoModel = False,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", metavar="N", help="Held-out tokens. Default: all.")
+    ] = None,
+    splice_tokens: Annotated[
+        int, typer.Option("--splice-tokens", help="Tokens that pass through the model.")
+    ] = 16_384,
+    baselines: Annotated[bool, typer.Option(help="Measure reference methods too.")] = True,
+    bootstrap: Annotated[int, typer.Option(help="Replicates behind the intervals.")] = 1000,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Write the result as JSON, too.")
+    ] = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Measure an SAE on held-out documents and inside its model."""
+    _one_model(model, no_model)
+    from monoscope.artifact import load_sae
+    from monoscope.data.store import ActivationStore
+    from monoscope.evals import evaluate as measure
+
+    with quiet_stdout(as_json), Bar("eval") as bar:
+        loaded, acts = load_sae(sae), ActivationStore.open(store)
+        lm = None if no_model else opt.recorded_model(loaded, model, device)
+        result = measure(
+            loaded, acts, lm, n_tokens=tokens, n_splice_tokens=splice_tokens,
+            baselines=baselines, bootstrap=bootstrap, seed=seed, progress=bar.at,
+        )  # fmt: skip
+        if out is not None:
+            result.write(out)
+    told = result.to_json()
+    if as_json:
+        return print_json(told)
+    shown = {k: v for k, v in told.items() if k not in ("baselines", "ci", "provenance")}
+    for name, values in told["baselines"].items():
+        shown[f"{name} (baseline)"] = f"fvu {values['fvu']:.4g}, l0 {values['l0']:.4g}"
+    print_table(shown)
+
+
+def index(
+    sae: opt.SaeDir,
+    store: opt.StoreDir,
+    out: opt.Out,
+    model: opt.RecordedModel = None,
+    no_model: opt.NoModel = False,
+    tokens: opt.Tokens = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Read the store once and write the atlas of the SAE's features."""
+    _one_model(model, no_model)
+    from monoscope.artifact import load_sae
+    from monoscope.data.store import ActivationStore
+    from monoscope.features.index import index as build_atlas
+
+    with quiet_stdout(as_json), Bar("index") as bar:
+        loaded, acts = load_sae(sae), ActivationStore.open(store)
+        lm = None if no_model else opt.recorded_model(loaded, model, device)
+        atlas = build_atlas(loaded, acts, lm, out, n_tokens=tokens, seed=seed, progress=bar.at)
+    (print_json if as_json else print_table)(atlas.to_json())
+
+
+def label(
+    atlas: opt.AtlasDir,
+    sae: opt.SaeDir,
+    store: opt.StoreDir,
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", help="Train tokens that rules are made on.")
+    ] = 200_000,
+    seed: opt.Seed = 0,
+    as_json: opt.Json = False,
+) -> None:
+    """Give each feature a rule as its label, with a score on held-out documents."""
+    from monoscope.artifact import load_sae
+    from monoscope.data.store import ActivationStore
+    from monoscope.features.atlas import load_atlas
+    from monoscope.features.labels import label as give_labels
+
+    with quiet_stdout(as_json), Bar("label") as bar:
+        labelled = give_labels(
+            load_atlas(atlas), load_sae(sae), ActivationStore.open(store),
+            n_tokens=tokens, seed=seed, progress=bar.at,
+        )  # fmt: skip
+        n_labelled = sum(text is not None for text in labelled.labels().values())
+    told = {
+        "n_features": labelled.n_features,
+        "n_alive": labelled.n_alive,
+        "n_labelled": n_labelled,
+        "out": os.fspath(labelled.folder),
+    }
+    (print_json if as_json else print_table)(told)
+
+
+def _one_model(model: str | None, no_model: bool) -> None:
+    if model is not None and no_model:
+        raise ConfigError("--model and --no-model exclude each other", hint="Leave one out.")

@@ -1,0 +1,91 @@
+"""The flags, each the same word with the same meaning in every verb that has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from monoscope.errors import ConfigError
+
+if TYPE_CHECKING:
+    from monoscope.lm.protocol import LM
+    from monoscope.sae import SAE
+
+_MODEL = "Language model: a hub id, a folder, a .gguf file, or demo."
+_RECORDED = " Default: the one the SAE was trained on."
+
+SaeDir = Annotated[str, typer.Argument(metavar="SAE", help="Folder of a trained SAE.")]
+AtlasDir = Annotated[str, typer.Argument(metavar="ATLAS", help="Folder of an atlas.")]
+StoreDir = Annotated[str, typer.Option("--store", metavar="DIR", help="Store of activations.")]
+Model = Annotated[str, typer.Option("--model", metavar="M", help=_MODEL)]
+RecordedModel = Annotated[str | None, typer.Option("--model", metavar="M", help=_MODEL + _RECORDED)]
+NoModel = Annotated[
+    bool, typer.Option("--no-model", help="Load no model; leave out what needs one.")
+]
+CorpusName = Annotated[
+    str, typer.Option("--corpus", metavar="C", help="A path or pattern, hf:NAME, -, or demo.")
+]
+SiteName = Annotated[str, typer.Option("--site", metavar="S", help="Such as resid_post.15.")]
+Tokens = Annotated[int | None, typer.Option("--tokens", metavar="N", help="How many tokens.")]
+Out = Annotated[str, typer.Option("--out", metavar="DIR", help="Folder to write.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1 … Default: cuda if there is one.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, only that.")]
+DSae = Annotated[int, typer.Option("--d-sae", metavar="L", help="Number of latents.")]
+
+
+def recorded_model(sae: SAE, given: str | None, device: str | None) -> LM:
+    """Load the model `given`, or the one in the SAE's provenance.
+
+    Raises ConfigError if neither names one.
+    """
+    from monoscope.lm import load_lm
+
+    name = given or (sae.provenance.get("model") or {}).get("model")
+    if not name:
+        raise ConfigError(
+            "the SAE does not say which model it was trained on", hint="Name it with --model."
+        )
+    return load_lm(str(name), device=device)
+
+
+def checked_device(given: str | None) -> str:
+    """The device `given`, or CUDA where there is one.
+
+    Raises ConfigError for a device that does not exist here.
+    """
+    import torch
+
+    if given is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=given)
+    except (RuntimeError, AssertionError) as exc:
+        raise ConfigError(
+            "no such device here", got=repr(given), expected="cpu, cuda or cuda:N"
+        ) from exc
+    return given
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`name=value` pairs; a value is read as JSON where it is JSON, else as text.
+
+    Raises ConfigError for what is not a pair, or a name given twice.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not (name and equals and value):
+            raise ConfigError("bad --set", got=repr(pair), expected="name=value")
+        if name in settings:
+            raise ConfigError("--set names a setting twice", got=repr(name))
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings

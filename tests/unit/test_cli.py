@@ -1,0 +1,224 @@
+"""The command line: its answers, its one-line errors, its exit codes; no model is loaded."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from monoscope import cli
+from monoscope.cli import options, output
+from monoscope.errors import ConfigError, TrainingError
+
+VERBS = ("demo", "collect", "train", "eval", "index", "label", "features", "steer", "info")
+
+
+def run(capsys, *args):
+    """Exit code, stdout, stderr of one command."""
+    with pytest.raises(SystemExit) as left:
+        cli.main(list(args))
+    told = capsys.readouterr()
+    return left.value.code, told.out, told.err
+
+
+def refused(capsys, *args):
+    """The one line of a command that must exit with 2 and print nothing else."""
+    code, out, err = run(capsys, *args)
+    assert (code, out) == (2, "")
+    assert err.startswith("monoscope: ") and err.count("\n") == 1
+    return err
+
+
+@pytest.fixture
+def raising(monkeypatch):
+    """Make `info` raise what is given."""
+
+    def arm(exc):
+        def describe(path=None):
+            raise exc
+
+        monkeypatch.setattr("monoscope.describe.info", describe)
+
+    return arm
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_of_itself(capsys, verb):
+    code, out, err = run(capsys, verb, "--help")
+    assert (code, err) == (0, "")
+    assert f"Example: monoscope {verb} " in " ".join(out.split())
+    assert "--json" in out
+
+
+def test_help_lists_the_verbs_and_no_others(capsys):
+    code, out, _ = run(capsys, "--help")
+    listed = [
+        line.split()[0] for line in out.split("Commands:")[1].splitlines()[1:] if line.strip()
+    ]
+    assert code == 0
+    assert run(capsys) == (0, out, "")
+    assert tuple(listed[: len(VERBS)]) == VERBS and listed[len(VERBS)] == "Begin"
+
+
+def test_help_loads_no_heavy_library():
+    code = (
+        "import sys, monoscope.cli; print({'torch', 'transformers', 'duckdb'} & set(sys.modules))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["trian"], "Did you mean 'train'"),
+        (["train"], "monoscope train --help"),
+        (["train", "x", "--out", "y", "--k", "many"], "'--k'"),
+        (["train", "x", "--out", "y", "--nosuch"], "--nosuch"),
+        (["train", "x", "--out", "y", "--set", "a"], "expected name=value"),
+        (["train", "nowhere", "--out", "y", "--json"], "nowhere is not an activation store"),
+        (["eval", "nosae", "--store", "s", "--json"], "nosae is not an SAE folder"),
+        (["eval", "a", "--store", "s", "--model", "m", "--no-model"], "exclude each other"),
+        (["index", "nosae", "--store", "s", "--out", "o"], "nosae is not an SAE folder"),
+        (["label", "noatlas", "nosae", "--store", "s"], "noatlas is not an atlas"),
+        (["steer", "nosae", "--prompt", "p", "--edit", "1=ablate"], "nosae is not an SAE"),
+        (["steer", "nosae", "--prompt", "p"], "--edit"),
+        (["features", "noatlas"], "noatlas is not an atlas"),
+        (["features", "a", "--search", "x", "--id", "1"], "one question at a time"),
+        (["features", "a", "--text", "x"], "--text and --sae belong together"),
+        (["features", "a", "--limit", "0"], "--limit"),
+        (["info", "nowhere"], "not a folder of monoscope's"),
+        (
+            ["collect", "--model=demo", "--corpus=nofile", "--site=embed", "--tokens=9", "--out=o"],
+            "nofile",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, args, said):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(capsys, *args)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_one_object_whatever_libraries_print(capsys, monkeypatch):
+    def describe(path=None):
+        print("noise of a library")
+        return {"fvu": math.nan, "n": [1, math.inf], "text": "é\n"}
+
+    monkeypatch.setattr("monoscope.describe.info", describe)
+    code, out, err = run(capsys, "info", "--json")
+    assert (code, out.count("\n")) == (0, 1)
+    assert json.loads(out) == {"fvu": None, "n": [1, None], "text": "é\n"}
+    assert err == "noise of a library\n"
+
+
+def test_exit_codes_of_what_a_verb_raises(capsys, raising):
+    raising(TrainingError("the loss is not finite"))
+    assert run(capsys, "info") == (1, "", "monoscope: the loss is not finite\n")
+    raising(OSError(errno.ENOSPC, "No space left on device", "x/y"))
+    code, _, err = run(capsys, "info")
+    assert code == 2 and "disk is full: could not write x/y" in err
+    raising(OSError(errno.EIO, "Input/output error", "x/y"))
+    code, _, err = run(capsys, "info")
+    assert code == 1 and err.count("\n") == 1
+
+
+def test_control_characters_in_a_message_do_not_reach_the_terminal(capsys, raising):
+    raising(ConfigError("bad", got="\x1b[31mred"))
+    assert "\x1b" not in refused(capsys, "info")
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
+    def stop(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", stop)
+    code, out, err = run(capsys, "train", "s", "--out", "o")
+    assert (code, out) == (130, "")
+    assert (
+        err.strip().count("\n") == 0
+        and err.strip().startswith("monoscope: stopped")
+        and "--resume" in err
+    )
+
+
+def test_train_passes_its_flags_on_and_prints_the_metrics(capsys, monkeypatch):
+    got = {}
+
+    def fit(source, *, progress, **kwargs):
+        from monoscope.train.loop import Progress
+
+        got.update(kwargs, source=source)
+        progress(Progress(10, 20, 1.0, 0.5, 4.0, 0.1, 100.0))
+        metrics = {"n_tokens": 20, "fvu": 0.5, "out": "o"}
+        return type("Run", (), {"metrics": metrics})()
+
+    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: path)
+    import importlib
+
+    monkeypatch.setattr(importlib.import_module("monoscope.train"), "train", fit)
+    args = "train s --out o --d-sae 48 --k 3 --recipe topk --tokens 99 --batch-size 7 --lr 0.01"
+    args += " --set k_aux=5 --set warmup_fraction=0.5 --resume --seed 4 --device cpu --json"
+    code, out, _ = run(capsys, *args.split())
+    assert code == 0 and json.loads(out) == {"n_tokens": 20, "fvu": 0.5, "out": "o"}
+    assert got == {
+        "source": "s", "out": "o", "d_sae": 48, "k": 3, "recipe": "topk", "activation": None,
+        "n_tokens": 99, "batch_size": 7, "lr": 0.01, "seed": 4, "device": "cpu", "resume": True,
+        "settings": {"k_aux": 5, "warmup_fraction": 0.5},
+    }  # fmt: skip
+
+
+def test_an_unknown_setting_names_the_nearest(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        "monoscope.data.store.ActivationStore.open", lambda path: torch.zeros(64, 5)
+    )
+    args = ["train", "s", "--out", str(tmp_path / "o"), "--set", "warmup_fractoin=0.1"]
+    assert "warmup_fraction" in refused(capsys, *args)
+
+
+def test_settings_are_json_values_or_text():
+    pairs = ["a=1", "b = 0.5", "c=text", "d=null", "e=x=y"]
+    assert options.parse_settings(pairs) == {"a": 1, "b": 0.5, "c": "text", "d": None, "e": "x=y"}
+    for bad in (["a"], ["=1"], ["a="], ["a=1", "a=2"]):
+        with pytest.raises(ConfigError):
+            options.parse_settings(bad)
+
+
+def test_a_device_that_is_not_there_is_refused():
+    assert options.checked_device("cpu") == "cpu"
+    for bad in ("quantum", "cuda:99"):
+        with pytest.raises(ConfigError, match="no such device"):
+            options.checked_device(bad)
+
+
+def test_the_model_is_the_recorded_one_unless_named(monkeypatch):
+    asked = []
+    monkeypatch.setattr("monoscope.lm.load_lm", lambda name, device: asked.append((name, device)))
+    sae = type("S", (), {"provenance": {"model": {"model": "org/m"}}})()
+    options.recorded_model(sae, None, "cpu")
+    options.recorded_model(sae, "demo", None)
+    assert asked == [("org/m", "cpu"), ("demo", None)]
+    with pytest.raises(ConfigError, match="--model"):
+        options.recorded_model(type("S", (), {"provenance": {}})(), None, None)
+
+
+def test_plain_progress_has_rate_and_time_left_and_no_more_than_a_line_in_a_while(
+    capsys, monkeypatch
+):
+    clock = [100.0]
+    monkeypatch.setattr(output.time, "monotonic", lambda: clock[0])
+    with output.Bar("index") as bar:
+        for second in range(25):
+            clock[0] = 100.0 + second
+            bar.at(1000 + 10 * second, 2000)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines() == [
+        "index: 1,100 of 2,000 tokens, 10/s, 90 s left",
+        "index: 1,200 of 2,000 tokens, 10/s, 80 s left",
+    ]
