@@ -174,8 +174,11 @@ def _dot(x, w):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _gather_above(bits, block_max, cut_bits, out, room):  # type: ignore[no-untyped-def]
-    """Write the columns with bits >= cut_bits into out; returns how many, or -1 if over room."""
+def _gather_above(bits, block_max, cut, out, room):  # type: ignore[no-untyped-def]
+    """Write the columns with ẑ >= cut into out; returns how many, or -1 if over room."""
+    if cut <= 0:  # where bf16 leaves the sign open, small negative ẑ are candidates too
+        return _gather_near_zero(bits, cut, out, room)
+    cut_bits = _to_bits(cut)
     n = 0
     for b in range(block_max.shape[0]):
         if block_max[b] >= cut_bits:
@@ -212,10 +215,24 @@ def _to_bits(value):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
+def _gather_near_zero(bits, cut, out, room):  # type: ignore[no-untyped-def]
+    """_gather_above for cut <= 0: negative bf16 have the bits -2**15 + those of their magnitude."""
+    low_bits = np.int32(-32768) + np.int32(_to_bits(-cut)) + 1  # rounded up
+    n = 0
+    for i in range(bits.shape[0]):
+        if bits[i] >= 0 or bits[i] <= low_bits:
+            if n == room:
+                return -1
+            out[n] = i
+            n += 1
+    return n
+
+
+@njit(cache=True, nogil=True)
 def _topk_row(  # type: ignore[no-untyped-def]
     bits, margin, k, x, w, b, block_max, columns, exact, scratch
 ):
-    """Exact top-k of one token into columns[:k], exact[:k]; returns how many, or -1 without proof."""
+    """Exact top-k of one token into columns, exact; returns how many, or -1 without proof."""
     _block_maxima(bits, block_max)
     room = columns.shape[0]
     if block_max.shape[0] >= k:
@@ -225,7 +242,7 @@ def _topk_row(  # type: ignore[no-untyped-def]
         floor_bits = np.int16(1)
     # the k-th largest block maximum is <= the k-th largest value: this cut keeps all it should
     loose = _to_float(floor_bits)
-    loose_cut = _to_bits(loose - 2 * (margin + BF16_ULP * loose))
+    loose_cut = loose - 2 * (margin + BF16_ULP * loose)
     n = _gather_above(bits, block_max, loose_cut, columns, room)
     if n < 0:
         return -1
@@ -233,13 +250,15 @@ def _topk_row(  # type: ignore[no-untyped-def]
         for c in range(n):
             scratch[c] = bits[columns[c]]
         kth = _to_float(max(_kth_largest(scratch, n, k), np.int16(1)))
-        cut = _to_bits(kth - 2 * (margin + BF16_ULP * kth))
-        kept = 0
-        for c in range(n):
-            if bits[columns[c]] >= cut:
-                columns[kept] = columns[c]
-                kept += 1
-        n = kept
+        cut = kth - 2 * (margin + BF16_ULP * kth)
+        if cut > 0:
+            cut_bits = _to_bits(cut)
+            kept = 0
+            for c in range(n):
+                if bits[columns[c]] >= cut_bits:
+                    columns[kept] = columns[c]
+                    kept += 1
+            n = kept
     for c in range(n):
         exact[c] = _dot(x, w[columns[c]]) + b[columns[c]]
     limit = np.float32(0)
@@ -288,7 +307,7 @@ def _above_tile(bits, margins, theta, x, w, b, columns, values, counts):  # type
         block_max = np.empty(n_blocks, np.int16)
         found = np.empty(room, np.int32)
         _block_maxima(bits[n], block_max)
-        cut = _to_bits(low - 2 * (margins[n] + BF16_ULP * abs(low)))
+        cut = low - 2 * (margins[n] + BF16_ULP * abs(low))
         m = _gather_above(bits[n], block_max, cut, found, room)
         counts[n] = min(m, 0)
         for c in range(m):
