@@ -32,7 +32,9 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     out: opt.Out = "runs/demo",
-    tokens: opt.Tokens = None,
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", help="How many to harvest.")
+    ] = 600_000,
     d_sae: opt.DSae = 4096,
     site: opt.SiteName = "resid_post.15",
     model: opt.Model = "demo",
@@ -40,15 +42,12 @@ def demo(
     as_json: opt.Json = False,
 ) -> None:
     """Do everything below, in order, on the embedded model and texts."""
-    from rich.console import Console
-
     from monoscope.demo import run_demo
 
     with quiet_stdout(as_json):
         summary = run_demo(
-            out, tokens=tokens, d_sae=d_sae, site=site, model=model, seed=seed,
-            console=Console(stderr=as_json), as_json=as_json,
-        )  # fmt: skip
+            out, tokens=tokens, d_sae=d_sae, site=site, model=model, seed=seed, as_json=as_json
+        )
     if as_json:
         print_json(summary)
 

@@ -173,6 +173,22 @@ def test_train_passes_its_flags_on_and_prints_the_metrics(capsys, monkeypatch):
     }  # fmt: skip
 
 
+def test_demo_passes_its_flags_on_and_prints_the_summary_once(capsys, monkeypatch):
+    got = {}
+
+    def run_demo(out, **kwargs):
+        got.update(kwargs, out=out)
+        return {"seconds": {"train": 2.5}}
+
+    monkeypatch.setattr("monoscope.demo.run_demo", run_demo)
+    code, out, _ = run(capsys, "demo", "--out=o", "--tokens=9", "--d-sae=8", "--seed=3", "--json")
+    assert code == 0 and json.loads(out) == {"seconds": {"train": 2.5}}
+    assert got == {
+        "out": "o", "tokens": 9, "d_sae": 8, "site": "resid_post.15", "model": "demo", "seed": 3,
+        "as_json": True,
+    }  # fmt: skip
+
+
 def test_an_unknown_setting_names_the_nearest(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(
         "monoscope.data.store.ActivationStore.open", lambda path: torch.zeros(64, 5)
