@@ -115,5 +115,5 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if sha256_file(path / "state.safetensors") != about["sha256"]:
             raise FormatError("a checkpoint is damaged", got=path, hint="Its hash does not match.")
         return about, load_file(path / "state.safetensors")
-    except (OSError, json.JSONDecodeError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise FormatError("a checkpoint cannot be read", got=f"{path} ({error})") from error

@@ -97,7 +97,7 @@ def test_auxk_reaches_the_dead_latents_and_only_them() -> None:
     x_hat = sae.reconstruct(sae.codes_with_grad(x, _chosen(sae, x)))
     with torch.no_grad():
         sae.b_enc[DEAD] += 3.0  # each of them is open on some token
-    losses.auxk(sae, x, x_hat, DEAD, 2).backward()
+    losses.auxk(sae, x, x_hat, DEAD, 3).backward()
     live = torch.ones(L, dtype=torch.bool)
     live[DEAD] = False
     for parameter in (sae.W_enc, sae.b_enc, sae.W_dec):

@@ -1,0 +1,150 @@
+"""A run that is saved and brought back goes on bit for bit; a damaged checkpoint is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from monoscope.errors import DataError, FormatError
+from monoscope.sae import SAE, SAEConfig
+from monoscope.sae.recipes import RECIPES
+from monoscope.train import start
+from monoscope.train.config import TrainConfig
+from monoscope.train.loop import step
+from monoscope.train.source import TensorStream
+from monoscope.train.state import TrainState, checkpoints, read_checkpoint, save_checkpoint
+
+D, L, BATCH, STEPS, CUT = 8, 24, 32, 24, 9
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _data() -> Tensor:
+    return torch.randn(200, D, generator=torch.Generator().manual_seed(0)) * 3 + 1
+
+
+def _config(name: str) -> tuple[SAEConfig, TrainConfig]:
+    activation = RECIPES[name].activation
+    shape = SAEConfig(d_in=D, d_sae=L, activation=activation, k=None if activation == "relu" else 3)
+    config = TrainConfig(
+        n_tokens=BATCH * STEPS, recipe=name, batch_size=BATCH, lr=1e-2,
+        dead_after_tokens=2 * BATCH, resample_every_tokens=5 * BATCH,
+    )  # fmt: skip
+    return shape, config.resolved(shape)
+
+
+def _begin(name: str, seed: int = 1) -> TrainState:
+    shape, config = _config(name)
+    sae = SAE(shape)
+    scale = start.input_scale(_data(), RECIPES[name])
+    start.initialise(sae, _data() * scale, RECIPES[name], torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        sae.b_enc[:5] = -50.0  # dead from the start, so that auxk and resampling have work
+    assert config.lr is not None
+    return TrainState.fresh(sae, RECIPES[name], config.lr, scale, seed)
+
+
+def _go(name: str, state: TrainState, stream: TensorStream, steps: int) -> None:
+    for _ in range(steps):
+        step(state, RECIPES[name], _config(name)[1], next(stream))
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_a_resumed_run_is_the_uninterrupted_run(name: str, tmp_path: Path) -> None:
+    whole, stream = _begin(name), TensorStream(_data(), BATCH, 7)
+    _go(name, whole, stream, CUT)
+    save_checkpoint(tmp_path, whole, stream.state_dict(), {"note": 1})
+    _go(name, whole, stream, STEPS - CUT)
+
+    about, tensors = read_checkpoint(checkpoints(tmp_path)[-1])
+    resumed, again = _begin(name, seed=99), TensorStream(_data(), BATCH, 7)
+    resumed.load_tensors(tensors)
+    for key, value in about["counters"].items():
+        setattr(resumed, key, value)
+    again.load_state_dict(about["stream"])
+    assert about["config"] == {"note": 1}
+    _go(name, resumed, again, STEPS - CUT)
+
+    assert resumed.counters() == whole.counters()
+    expected, got = whole.tensors(), resumed.tensors()
+    assert expected.keys() == got.keys()
+    assert [k for k in expected if not torch.equal(expected[k], got[k])] == []
+
+
+def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
+    state, stream = _begin("topk"), TensorStream(_data(), BATCH, 7)
+    for _ in range(4):
+        _go("topk", state, stream, 1)
+        save_checkpoint(tmp_path, state, stream.state_dict(), {})
+    names = [p.name for p in checkpoints(tmp_path)]
+    assert names == ["checkpoint-000000003", "checkpoint-000000004"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+
+
+def _saved(folder: Path) -> Path:
+    state, stream = _begin("topk"), TensorStream(_data(), BATCH, 7)
+    _go("topk", state, stream, 1)
+    save_checkpoint(folder, state, stream.state_dict(), {})
+    return checkpoints(folder)[-1]
+
+
+def test_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+    path = _saved(tmp_path) / "state.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match="damaged"):
+        read_checkpoint(path.parent)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"counters": {', b"{}", b"[]", b"\xff\xfe\x00"])
+def test_a_spoilt_note_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = _saved(tmp_path)
+    (path / "state.json").write_bytes(content)
+    with pytest.raises(FormatError, match="checkpoint"):
+        read_checkpoint(path)
+
+
+def test_missing_and_cut_files_are_refused(tmp_path: Path) -> None:
+    path = _saved(tmp_path)
+    tensors = path / "state.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:100])
+    with pytest.raises(FormatError, match="damaged"):
+        read_checkpoint(path)
+    tensors.unlink()
+    with pytest.raises(FormatError, match="cannot be read"):
+        read_checkpoint(path)
+    with pytest.raises(FormatError, match="cannot be read"):
+        read_checkpoint(tmp_path / "nowhere")
+
+
+def test_the_note_is_plain_json(tmp_path: Path) -> None:
+    about = json.loads((_saved(tmp_path) / "state.json").read_text())
+    assert about["counters"]["step"] == 1 and about["counters"]["n_tokens"] == BATCH
+
+
+def test_dead_counts_tokens_since_the_last_firing() -> None:
+    state = _begin("topk")
+    state.n_tokens = 100
+    state.last_fired = torch.full((L,), 95)
+    state.last_fired[[2, 7]] = torch.tensor([90, 0])
+    assert state.dead(10).tolist() == [2, 7]
+    assert state.dead(11).tolist() == [7]
+
+
+def test_a_first_batch_with_nan_is_named() -> None:
+    x = _data()[:BATCH].clone()
+    x[11, 3] = float("nan")
+    with pytest.raises(DataError, match="row 11"):
+        step(_begin("topk"), RECIPES["topk"], _config("topk")[1], x)
