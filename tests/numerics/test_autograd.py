@@ -96,7 +96,7 @@ def test_auxk_reaches_the_dead_latents_and_only_them() -> None:
     sae, x = _sae(), _x()
     x_hat = sae.reconstruct(sae.codes_with_grad(x, _chosen(sae, x)))
     with torch.no_grad():
-        sae.b_enc[DEAD] += 3.0  # each of them is open on some token
+        sae.b_enc[DEAD] += 20.0  # each of them is open
     losses.auxk(sae, x, x_hat, DEAD, 3).backward()
     live = torch.ones(L, dtype=torch.bool)
     live[DEAD] = False
