@@ -50,7 +50,8 @@ def save_sae(
 def load_sae(folder: str | Path) -> SAE:
     """Read what save_sae wrote.
 
-    Raises FormatError if a file is missing, damaged or newer, or a weight's name, shape or dtype is wrong.
+    Raises FormatError if a file is missing, damaged or newer, or if the name, shape or dtype of a
+    weight is wrong.
     """
     folder = Path(folder)
     about = _read_about(folder)
