@@ -155,7 +155,7 @@ class _Job:
                 tell(at.n_tokens, at.total, f"loss {at.loss:.3g} · {figures}")
 
             run = train(
-                store, d_sae=d_sae, recipe="topk", k=32, n_tokens=total, seed=self.seed,
+                store, d_sae=d_sae, recipe="batchtopk", k=32, n_tokens=total, seed=self.seed,
                 out=path, resume=True, progress=progress,
             )  # fmt: skip
             self._note_reuse("train", finished)

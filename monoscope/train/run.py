@@ -117,7 +117,7 @@ def _recipe_name(recipe: str | None, activation: str | None) -> str:
                 "relu belongs to several recipes",
                 hint="Say recipe='bricken' or recipe='templeton'.",
             )
-        return get_recipe(activation) and activation if activation else "batchtopk"
+        return "batchtopk" if activation is None else activation
     row = get_recipe(recipe)
     if activation is not None and row.activation != activation:
         raise ConfigError(

@@ -16,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent))
+import tree
+
+ROOT = tree.ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 
@@ -97,34 +100,13 @@ def test_blocks_run(page, tmp_path, monkeypatch, subtests):
                 run_console(block, tmp_path)
 
 
-def tree(page: Path) -> dict[str, str]:
-    """Paths and descriptions of the ```tree block: two spaces a level, folders end in /."""
-    found: dict[str, str] = {}
-    above: list[str] = []
-    text = next(block.text for block in blocks(page) if block.language == "tree")
-    for line in filter(str.strip, text.splitlines()):
-        name, _, description = line.strip().partition(" ")
-        depth = (len(line) - len(line.lstrip())) // 2
-        above[depth:] = [name]
-        found["".join(above)] = description.strip()
-    return found
-
-
 def test_the_tree_in_the_readme_is_the_tree():
-    listed = {path for path in tree(ROOT / "README.md") if path.startswith("monoscope/")}
-    there = {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "monoscope").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.stat().st_size > 0
-    }
-    folders = {path for path in listed if path.endswith("/")}
-    assert sorted(there - listed) == [], "not in the README's tree"
-    assert sorted(listed - folders - there) == [], "in the README's tree, but not on disk"
-    assert {p for p in folders if not (ROOT / p).is_dir()} == set()
+    hint = "run: python tests/docs/tree.py"
+    assert tree.in_readme().splitlines() == tree.lines(), hint
 
 
-def test_each_line_of_the_tree_says_what_it_is_for():
-    assert [path for path, description in tree(ROOT / "README.md").items() if not description] == []
+def test_each_file_says_what_it_is_for():
+    assert [line for line in tree.lines() if len(line.split()) < 2] == []
 
 
 def test_console_output_is_compared():
