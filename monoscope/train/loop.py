@@ -1,4 +1,4 @@
-"""One step, and the loop around it."""
+"""The loop around the steps: events, checkpoints, progress, and stopping in time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from monoscope.errors import TrainingError
 from monoscope.sae.recipes import Recipe
 from monoscope.train.config import TrainConfig
-from monoscope.train.decoder import project_gradient, renormalise
 from monoscope.train.events import EventLog
-from monoscope.train.objective import Objective, objective
-from monoscope.train.resample import resample
-from monoscope.train.schedule import lr_factor
-from monoscope.train.source import Stream, require_finite
+from monoscope.train.source import Stream
 from monoscope.train.state import TrainState, save_checkpoint
+from monoscope.train.step import StepResult, step
 
 EVENT_STEPS = 10  # how often figures are logged
 
@@ -102,45 +96,3 @@ class Loop:
         if self.progress is not None:
             fvu, total = done.objective.fvu, self.config.n_tokens
             self.progress(Progress(state.n_tokens, total, loss, fvu, done.l0, dead, rate))
-
-
-@dataclass(frozen=True)
-class StepResult:
-    objective: Objective
-    l0: float
-    lr: float
-
-
-def step(state: TrainState, recipe: Recipe, config: TrainConfig, raw: Tensor) -> StepResult:
-    """One step of Adam on raw x [N, D]; changes `state` and nothing else."""
-    assert config.lr is not None and config.dead_after_tokens is not None
-    assert config.warmup_fraction is not None and config.decay_fraction is not None
-    sae = state.sae
-    x = raw.to(sae.W_enc.device) * state.scale
-    if state.step == 0:
-        require_finite(x)
-    done = state.n_tokens / config.n_tokens
-    after = (state.n_tokens + x.shape[0]) / config.n_tokens
-    lr = config.lr * lr_factor(after, config.warmup_fraction, config.decay_fraction)
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr
-    chosen, smallest = sae.select_training(x, state.guess)
-    codes = sae.codes_with_grad(x, chosen)
-    dead = state.dead(config.dead_after_tokens) if recipe.auxiliary else state.last_fired[:0]
-    terms = objective(sae, recipe, config, x, codes, dead, done)
-    state.optimizer.zero_grad(set_to_none=True)
-    terms.total.backward()
-    if recipe.decoder == "unit":
-        project_gradient(sae)
-    if recipe.grad_clip is not None:
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), recipe.grad_clip)
-    state.optimizer.step()
-    if recipe.decoder == "unit":
-        renormalise(sae)
-    state.step += 1
-    state.n_tokens += x.shape[0]
-    state.guess = 0.9 * smallest
-    state.last_fired[chosen.indices.long()] = state.n_tokens
-    if recipe.resample:
-        resample(state, recipe, config, x)
-    return StepResult(terms, chosen.indices.numel() / x.shape[0], lr)

@@ -12,9 +12,9 @@ from monoscope.sae.surgery import fold_scale, unit_decoder
 from monoscope.train import start
 from monoscope.train.calibrate import finish
 from monoscope.train.config import TrainConfig
-from monoscope.train.loop import step
 from monoscope.train.source import TensorStream
 from monoscope.train.state import TrainState
+from monoscope.train.step import step
 
 D, L, K, BATCH, STEPS = 16, 48, 4, 128, 40
 EVERY = pytest.mark.parametrize("name", list(RECIPES))

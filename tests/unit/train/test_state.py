@@ -15,9 +15,9 @@ from monoscope.sae import SAE, SAEConfig
 from monoscope.sae.recipes import RECIPES
 from monoscope.train import start
 from monoscope.train.config import TrainConfig
-from monoscope.train.loop import step
 from monoscope.train.source import TensorStream
 from monoscope.train.state import TrainState, checkpoints, read_checkpoint, save_checkpoint
+from monoscope.train.step import step
 
 D, L, BATCH, STEPS, CUT = 8, 24, 32, 24, 9
 
