@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from monoscope import assets
+from monoscope.artifact.checks import weights_hash
 from monoscope.data.corpus import Corpus
 from monoscope.data.harvest import HarvestProgress, collect
 from monoscope.data.store import ActivationStore
@@ -23,7 +24,6 @@ from monoscope.demo.writer import SAMPLE_PROMPTS, steer_sample
 from monoscope.errors import FormatError, MismatchError
 from monoscope.evals import evaluate
 from monoscope.features.atlas import Atlas, load_atlas
-from monoscope.features.checks import weights_hash
 from monoscope.features.index import index
 from monoscope.features.labels import SUMMARY_FILE, label, label_summary
 from monoscope.files import require_folder, write_atomic

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monoscope.artifact.checks import check_together
 from monoscope.errors import ConfigError, DataError
 from monoscope.evals import reconstruction, splice, tokens
 from monoscope.evals.baselines import FIT_TOKENS, Method, fit_baselines
 from monoscope.evals.bootstrap import LEVEL, Array, Metrics, Sums, intervals, point
-from monoscope.evals.checks import check_together
 from monoscope.evals.reconstruction import Fired, Reconstruct
 from monoscope.evals.result import Baseline, Result
 from monoscope.sites import Site

@@ -13,11 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from monoscope import __version__
+from monoscope.artifact.checks import check_together, weights_hash
 from monoscope.errors import ConfigError
 from monoscope.features import schema
 from monoscope.features.atlas import Atlas, load_atlas
-from monoscope.features.checks import check_together
-from monoscope.features.checks import weights_hash as weights_hash
 from monoscope.features.collect import Pass, Progress, collect_statistics
 from monoscope.features.labels import SUMMARY_FILE
 from monoscope.features.logits import logit_lens, no_lens

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from monoscope.artifact.checks import check_together, weights_hash
 from monoscope.errors import DataError, FormatError, MismatchError
-from monoscope.features.checks import check_together
 from monoscope.features.label_sample import Hits, Progress, Sample, by_latent, draw_sample
 from monoscope.features.rule_search import find_rules
 from monoscope.features.rules import LABEL_WIDTH, META, AnyOf, Rule
@@ -197,8 +197,6 @@ def summarise(
 
 
 def _check(atlas: Atlas, sae: SAE, store: ActivationStore) -> None:
-    from monoscope.features.index import weights_hash  # it imports this file
-
     check_together(sae, store, None)
     indexed = atlas.manifest["sae"]["hash"]
     if indexed != weights_hash(sae):

@@ -95,12 +95,16 @@ class FakeSAE:
 class FakeLM:
     """As lm.protocol.LM, as far as the lens goes."""
 
-    def __init__(self, d_model: int, vocab_size: int = 23) -> None:
+    def __init__(self, d_model: int, vocab_size: int = 23, site_width: int | None = None) -> None:
         draw = torch.Generator().manual_seed(5)
         self.d_model, self.vocab_size = d_model, vocab_size
+        self.site_width = d_model if site_width is None else site_width
         self.unembed = torch.randn(vocab_size, d_model, generator=draw)
         self.device = torch.device("cpu")
         self.identity = dict(IDENTITY)
+
+    def width(self, site: object) -> int:
+        return self.site_width
 
     def lens(self, directions: torch.Tensor) -> torch.Tensor:
         return directions @ self.unembed.T

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from monoscope.artifact.checks import weights_hash
 from monoscope.errors import (
     ConfigError,
     DataError,
@@ -27,7 +28,6 @@ from monoscope.errors import (
 )
 from monoscope.features import schema
 from monoscope.features.atlas import Atlas, load_atlas
-from monoscope.features.checks import weights_hash
 from monoscope.features.index import index
 from tests.unit.features.atlas_world import PIECES, FakeLM, FakeSAE, FakeStore, make_store
 
@@ -231,7 +231,7 @@ def test_the_real_sae_and_no_language_model(store: FakeStore, tmp_path: Path) ->
 def test_a_site_outside_the_residual_stream_has_no_lens(
     store: FakeStore, sae: FakeSAE, tmp_path: Path
 ) -> None:
-    atlas = index(sae, store, FakeLM(D + 1), tmp_path / "atlas", n_tokens=50)
+    atlas = index(sae, store, FakeLM(D + 1, site_width=D), tmp_path / "atlas", n_tokens=50)
     assert atlas.feature(0).top_tokens is None
     assert "do not live in the residual stream (13)" in atlas.manifest["lens"]["reason"]
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
+from monoscope.artifact.checks import weights_hash
 from monoscope.errors import DataError, FormatError, MismatchError
-from monoscope.features.index import weights_hash
 from monoscope.features.labels import Score, draw_sample, label, label_summary
 from monoscope.features.rules import LABEL_WIDTH, AnyOf, Both, rule_from_json
 from monoscope.ops.codes import SparseCodes

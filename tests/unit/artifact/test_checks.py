@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+import torch
+
+from monoscope.artifact.checks import check_model, check_together, weights_hash
 from monoscope.errors import MismatchError
-from monoscope.evals.checks import check_together
+from monoscope.sae import SAE, SAEConfig
+from monoscope.sites import Site
+
+IDENTITY = {"model": "tiny", "weights": "a" * 64, "tokenizer": "b" * 64}
+
+
+def make_sae(d_in: int = 12) -> SAE:
+    provenance = {"site": "resid_post.0", "model": dict(IDENTITY)}
+    return SAE(SAEConfig(d_in=d_in, d_sae=30, activation="topk", k=4), provenance)
+
+
+@pytest.fixture
+def sae() -> SAE:
+    return make_sae()
+
+
+@pytest.fixture
+def store() -> SimpleNamespace:
+    return SimpleNamespace(d_in=12, site="resid_post.0", identity=dict(IDENTITY))
+
+
+@pytest.fixture
+def lm() -> SimpleNamespace:
+    return SimpleNamespace(identity=dict(IDENTITY), width=lambda site: 12)
 
 
 def test_parts_that_belong_together(sae, store, lm):
@@ -13,9 +40,9 @@ def test_parts_that_belong_together(sae, store, lm):
     check_together(sae, store, None)
 
 
-def test_other_width(make, store):
+def test_other_width(store):
     with pytest.raises(MismatchError, match=r"different widths: got .*d_in 9; expected d_in 12"):
-        check_together(make.sae(d_in=9), store, None)
+        check_together(make_sae(d_in=9), store, None)
 
 
 def test_other_site(sae, store):
@@ -59,3 +86,28 @@ def test_a_branch_name_is_no_proof(sae, store):
 def test_what_an_imported_sae_does_not_say_is_not_checked(sae, store, provenance):
     sae.provenance = provenance
     check_together(sae, store, None)
+
+
+def test_a_model_without_a_store(sae, lm):
+    assert check_model(sae, lm) == Site("resid_post", 0)
+    lm.width = lambda site: 99
+    with pytest.raises(
+        MismatchError, match=r"widths at resid_post\.0: got 99; expected 12"
+    ):
+        check_model(sae, lm)
+    lm.identity["weights"] = "c" * 64
+    with pytest.raises(MismatchError, match=r"another weights than the SAE's"):
+        check_model(sae, lm)
+    sae.provenance = {}
+    with pytest.raises(MismatchError, match="does not say at which site"):
+        check_model(sae, lm)
+
+
+def test_the_hash_is_of_every_weight(sae):
+    seen = {weights_hash(sae)}
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
+        with torch.no_grad():
+            getattr(sae, name).view(-1)[-1] += 1
+        seen.add(weights_hash(sae))
+    assert len(seen) == 6
+    assert weights_hash(make_sae()) == weights_hash(make_sae())

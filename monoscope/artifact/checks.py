@@ -1,0 +1,129 @@
+"""Whether an SAE, a store and a language model belong together, and which SAE it is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+
+from monoscope.errors import MismatchError
+from monoscope.sites import Site
+
+_HASH_LENGTH = 40  # a commit or file hash; shorter revisions ("main") mean nothing without the name
+
+
+class StoreLike(Protocol):
+    """What is asked of an activation store; this room may not know the one there is."""
+
+    @property
+    def d_in(self) -> int: ...
+    @property
+    def site(self) -> str: ...
+    @property
+    def identity(self) -> dict[str, str]: ...
+
+
+class ModelLike(Protocol):
+    """What is asked of a language model."""
+
+    @property
+    def identity(self) -> dict[str, str]: ...
+    def width(self, site: Site) -> int: ...
+
+
+def check_together(sae: Any, store: StoreLike, lm: ModelLike | None) -> None:
+    """Raise MismatchError, naming both sides, where width, site or model differ.
+
+    What an SAE's provenance does not say (an imported one may be silent) is not checked.
+    """
+    if sae.config.d_in != store.d_in:
+        raise MismatchError(
+            "the SAE and the store have different widths",
+            got=f"an SAE with d_in {sae.config.d_in}",
+            expected=f"d_in {store.d_in}, as in the store",
+            hint="Use a store harvested from the SAE's own model and site.",
+        )
+    origin = getattr(sae, "provenance", None) or {}
+    site = origin.get("site")
+    if site and Site.parse(site) != Site.parse(store.site):
+        raise MismatchError(
+            "the SAE and the store are from different sites",
+            got=f"an SAE trained at {site}",
+            expected=f"{store.site}, as in the store",
+            hint=f"Harvest a store with --site {site}.",
+        )
+    same_model(origin.get("model") or {}, "an SAE trained on", store.identity, "the store")
+    if lm is not None:
+        same_model(lm.identity, "the model", store.identity, "the store")
+        width = lm.width(Site.parse(store.site))
+        if width != store.d_in:
+            raise MismatchError(
+                f"the model and the store have different widths at {store.site}",
+                got=width,
+                expected=store.d_in,
+            )
+
+
+def check_model(sae: Any, lm: ModelLike) -> Site:
+    """The SAE's own site in `lm`; MismatchError where the two do not belong together.
+
+    Raises MismatchError too for an SAE that does not say where it was trained.
+    """
+    origin = getattr(sae, "provenance", None) or {}
+    if not origin.get("site"):
+        raise MismatchError(
+            "the SAE does not say at which site it was trained",
+            hint="Write it into its provenance, or evaluate it on a store.",
+        )
+    site = Site.parse(origin["site"])
+    same_model(lm.identity, "the model", origin.get("model") or {}, "the SAE")
+    width = lm.width(site)
+    if width != sae.config.d_in:
+        raise MismatchError(
+            f"the model and the SAE have different widths at {site}",
+            got=width,
+            expected=sae.config.d_in,
+        )
+    return site
+
+
+def same_model(
+    mine: Mapping[str, str], what: str, theirs: Mapping[str, str], whose: str = "the store"
+) -> None:
+    """Compare LM identities over what both of them say; equal weight hashes outweigh the name.
+
+    Raises MismatchError that names both.
+    """
+    both = {key for key in ("model", "weights", "tokenizer") if mine.get(key) and theirs.get(key)}
+    if "weights" in both and mine["weights"] == theirs["weights"] and _is_hash(mine["weights"]):
+        both.discard("model")  # the same file may have been opened under another name
+    differ = sorted(key for key in both if mine[key] != theirs[key])
+    if differ:
+        raise MismatchError(
+            f"another {' and '.join(differ)} than {whose}'s",
+            got=f"{what} {_describe(mine, differ)}",
+            expected=f"{_describe(theirs, differ)}, as in {whose}",
+            hint="Use the model that they come from, or harvest again.",
+        )
+
+
+def weights_hash(sae: Any) -> str:
+    """SHA-256 over an SAE's weights (W_enc, b_enc, W_dec, b_dec, threshold) as float32."""
+    digest = hashlib.sha256()
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
+        tensor = getattr(sae, name)
+        if tensor is not None:
+            digest.update(name.encode())
+            digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _is_hash(revision: str) -> bool:
+    return len(revision) >= _HASH_LENGTH
+
+
+def _describe(identity: Mapping[str, str], differ: list[str]) -> str:
+    details = [f"[{key} {identity[key][:16]}]" for key in differ if key != "model"]
+    return " ".join([identity.get("model", "(unnamed)"), *details])
