@@ -17,6 +17,7 @@ from pathlib import Path
 
 from monoscope.errors import OutputError
 
+LOCK = ".lock"  # in a folder that somebody writes to, see locks.py
 _PART = ".part"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EFBIG)
@@ -104,7 +105,7 @@ def refuse_foreign(
     where: str, names: Sequence[str], kind: str, *, also: Sequence[str] = ()
 ) -> None:
     """Raise OutputError unless `names`, found in `where`, are those of a folder of `kind`."""
-    foreign = [n for n in names if not is_partial(n) and not _matches(n, also)]
+    foreign = [n for n in names if not is_partial(n) and not _matches(n, (LOCK, *also))]
     if kind in names or not foreign:
         return
     raise OutputError(

@@ -22,6 +22,7 @@ from monoscope.files import (
     sha256_file,
     write_problem,
 )
+from monoscope.locks import folder_lock
 
 
 class Folder:
@@ -65,6 +66,13 @@ class Folder:
         else:
             refuse_foreign(self.where, self.names(), marker)
             self._fs.makedirs(self._root, exist_ok=True)
+
+    def locked(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        """Be the only writer for a while; a folder behind a URL cannot be locked and is not.
+
+        Raises OutputError naming the holder if another process writes to it.
+        """
+        return contextlib.nullcontext() if self.local is None else folder_lock(self.local, doing)
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if there is no such file."""

@@ -94,7 +94,7 @@ def collect(
 
     Raises ConfigError for a number out of range; SiteError; CorpusError if nothing is kept at
     all; DataError for NaN or Inf; MismatchError if `out` holds a store made otherwise;
-    OutputError if it holds anything else, or the disk is full.
+    OutputError if it holds anything else, another harvest writes to it, or the disk is full.
     """
     site = Site.parse(site)
     arguments = Arguments(
@@ -111,10 +111,11 @@ def collect(
     fresh = fresh_manifest(lm, corpus, site, policy, arguments)
     folder = Folder(out)
     folder.prepare(MANIFEST)
-    manifest = begin(folder, fresh, resume)
-    report = _Reporter(progress, manifest)
-    if not manifest.complete:
-        _Harvest(lm, corpus, site, folder, manifest, report).run()
+    with folder.locked("collect"):
+        manifest = begin(folder, fresh, resume)
+        report = _Reporter(progress, manifest)
+        if not manifest.complete:
+            _Harvest(lm, corpus, site, folder, manifest, report).run()
     return ActivationStore.open(out)
 
 

@@ -21,6 +21,8 @@ from monoscope.errors import (
     OutputError,
     SiteError,
 )
+from monoscope.files import LOCK
+from monoscope.locks import folder_lock
 from tests.unit.data.fake_lm import SINK, D, FakeCorpus, FakeLM, by_hand, make_corpus
 
 SITE = "resid_post.0"
@@ -416,3 +418,11 @@ def test_stored_rows_are_the_hidden_states_of_a_real_model(tmp_path, tiny_llama)
 def test_progress_events_are_plain_values():
     event = HarvestProgress("harvest", 1, 2, 3.0)
     assert dataclasses.asdict(event)["message"] is None
+
+
+def test_two_harvests_into_one_folder_are_refused(tmp_path):
+    with folder_lock(tmp_path, "collect"), pytest.raises(OutputError, match="another process"):
+        collect(FakeLM(), make_corpus(5), "resid_post.0", 50, tmp_path, context_length=16)
+    assert [p.name for p in tmp_path.iterdir()] == []
+    collect(FakeLM(), make_corpus(5), "resid_post.0", 50, tmp_path, context_length=16)
+    assert not (tmp_path / LOCK).exists()
