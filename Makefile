@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test clean
+.PHONY: help demo test bench-peers clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,7 +19,7 @@ demo: $(VENV)/.runs
 	@echo "monoscope demo"
 	@$(BIN)/monoscope demo
 
-test: $(VENV)/.tests
+test: $(VENV)/.tests $(VENV)/.front
 	@echo "ruff check" && $(BIN)/ruff check --quiet .
 	@echo "ruff format --check" && $(BIN)/ruff format --check --quiet .
 	@echo "mypy" && $(BIN)/mypy --no-error-summary
@@ -49,6 +49,25 @@ $(VENV)/.tests: $(VENV)/.runs
 	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# The page needs no npm; the tests of its types and accessibility do. Without it they are skipped.
+$(VENV)/.front: $(VENV)/.python tests/viewer/package-lock.json
+	@if command -v node >/dev/null && command -v npm >/dev/null; then \
+	  echo "installing what the tests of the page take from npm"; \
+	  npm ci --prefix tests/viewer --silent --no-audit --no-fund && touch $@; \
+	else \
+	  echo "no node or npm here: the page's types and accessibility will not be tested (apt-get install nodejs npm)"; \
+	fi
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
+	  echo "no Chromium here: the page will not be tried in a browser (apt-get install chromium)"
+
+# Other projects pin other versions than ours, so the benchmarks run them in an environment of their own.
+bench-peers: .venv-peers/.ready
+.venv-peers/.ready: benchmarks/peers.txt
+	@echo "installing the peers that benchmarks compare with in .venv-peers"
+	@$(PYTHON) -m venv --clear .venv-peers
+	@.venv-peers/bin/python -m pip install --disable-pip-version-check -qq --requirement $<
+	@touch $@
+
 clean:
 	@echo "removing $(VENV) and caches"
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) tests/viewer/node_modules .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
