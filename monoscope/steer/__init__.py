@@ -1,6 +1,6 @@
 """Steering: edits as values, steered generation, and finding the features that write."""
 
-from monoscope.steer.edits import Ablate, Add, Edit, Scale, Set, parse_edit
+from monoscope.steer.edits import Ablate, Add, Cap, Edit, Scale, Set, parse_edit
 from monoscope.steer.generate import Generation, TokenScore, generate
 from monoscope.steer.prompts import NEUTRAL_PROMPTS
 from monoscope.steer.screen import OutputScore, Promised, by_rank, output_score
@@ -11,6 +11,7 @@ __all__ = [
     "NEUTRAL_PROMPTS",
     "Ablate",
     "Add",
+    "Cap",
     "Edit",
     "Generation",
     "OutputScore",

@@ -69,33 +69,40 @@ class SiteEdits:
         generated = positions.generated if self.generated is None else self.generated
         for sae, edits in self.groups:
             keep = kept(sae, x, positions)
-            chosen = [keep & _chosen(edit, generated) for edit in edits]
-            union = torch.stack(chosen).any(0)
+            named = [keep & edit.place.named(generated) for edit in edits]
+            union = torch.stack(named).any(0)
             if union.any():
-                delta[union] += _moves(sae, edits, x[union], [c[union] for c in chosen]).to(delta)
-                edited |= union
+                moves, moved = _moves(sae, edits, x[union], [n[union] for n in named])
+                delta[union] += moves.to(delta)
+                edited[union] |= moved.to(edited.device)
         return delta, edited
 
 
-def _chosen(edit: Edit, generated: Tensor) -> Tensor:
-    if edit.where == "generated":
-        return generated
-    return ~generated if edit.where == "given" else torch.ones_like(generated)
+def _moves(
+    sae: SAE, edits: Sequence[Edit], rows: Tensor, named: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Σ coefficient(f)·d over the edits, [n,D], for rows [n,D] of the unedited x.
 
-
-def _moves(sae: SAE, edits: Sequence[Edit], rows: Tensor, chosen: Sequence[Tensor]) -> Tensor:
-    """Σ coefficient(f)·d over the edits, [n,D], for rows [n,D] of the unedited x."""
+    named: the rows each edit names, [n] bool.  Also returns which rows any edit was applied to:
+    those named where the edit's condition, if it has one, holds as well.
+    """
     rows = rows.to(sae.W_dec.device)
     wide = torch.promote_types(sae.W_dec.dtype, torch.float32)
     out = torch.zeros(rows.shape, dtype=wide, device=rows.device)
-    codes = sae.encode(rows) if any(edit.reads for edit in edits) else None
+    moved = torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
     silent = torch.zeros(rows.shape[0], dtype=wide, device=rows.device)
-    for edit, here in zip(edits, chosen, strict=True):
-        # the whole selection decides f: a TopK latent that is not selected has f = 0
+    # the whole selection decides f: a TopK latent that is not selected has f = 0
+    read = any(edit.reads or edit.place.when is not None for edit in edits)
+    codes = sae.encode(rows) if read else None
+    for edit, here in zip(edits, named, strict=True):
+        here = here.to(rows.device)
+        if codes is not None and edit.place.when is not None:
+            here = here & (codes.column(edit.place.when).to(wide) > edit.place.above)
         f = codes.column(edit.latent).to(wide) if codes is not None and edit.reads else silent
-        amount = torch.where(here.to(rows.device), edit.coefficient(f), 0.0)
+        amount = torch.where(here, edit.coefficient(f), 0.0)
         out += amount[:, None] * edit.direction.to(wide)
-    return out
+        moved |= here
+    return out, moved
 
 
 def add_where(x: Tensor, delta: Tensor, where: Tensor) -> Tensor:

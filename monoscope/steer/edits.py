@@ -7,12 +7,14 @@ along d and leaves the rest of x, the SAE's error included, as it was:
     Set     x' = x + (v − f(x))·d       the clamp of Templeton et al. 2024
     Scale   x' = x + (c·f(x) − f(x))·d
     Ablate  x' = x − f(x)·d
+    Cap     x' = x + (min(f(x), v) − f(x))·d
 
 Strengths (s, v) come in one of three units: raw (the SAE's own codes), × the largest activation the
 latent was seen with, or × the median ‖x‖ at the site, for which d is normalised:
 s·‖d‖ = times_norm · median ‖x‖.
 
-On the command line an edit is written `latent=op:value unit`, e.g. `123=set:5max@generated`.
+On the command line an edit is written `latent=op:value unit`, e.g. `123=set:5max@generated`;
+`places.py` has the words after the @.
 """
 
 from __future__ import annotations
@@ -22,22 +24,22 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import ClassVar, Literal, cast, final, get_args
+from typing import ClassVar, Literal, final, get_args
 
 from torch import Tensor
 
 from monoscope.errors import ConfigError, LatentError, nearest
 from monoscope.sae.model import SAE, require_latent
 from monoscope.sites import Site
+from monoscope.steer.places import WHERE, Place
 from monoscope.steer.units import MaxSource, direction_norm, latent_max, median_norm, site_of
 
-Where = Literal["all", "generated", "given"]
 Unit = Literal["raw", "max", "norm"]
 _UNIT_FIELDS = ("value", "times_max", "times_norm")
 GRAMMAR = (
-    "LATENT=OP[:VALUE[UNIT]][@WHERE]: OP add, set (UNIT raw, max or norm), scale (no unit) or "
-    "ablate (no value); WHERE all, generated or given; "
-    "e.g. 123=set:5max, 123=add:0.6norm@generated, 123=ablate"
+    "LATENT=OP[:VALUE[UNIT]][@WHERE]: OP add, set, cap (UNIT raw, max or norm), scale (no unit) "
+    f"or ablate (no value); WHERE {WHERE}; "
+    "e.g. 123=set:5max, 123=add:0.6norm@generated, 123=cap:1@when:456, 123=ablate"
 )
 
 
@@ -45,7 +47,8 @@ GRAMMAR = (
 class Edit(ABC):
     """One change to one latent of one SAE, at the SAE's own site.
 
-    where: "all" positions, those "generated", or those "given" (the prompt).
+    where: "all" positions, those "generated", those "given" (or "prompt"), or "when:I" another
+    latent fires, "when:I:T" above T (see `places.py`).
     Raises LatentError for a latent outside the SAE and ConfigError for an unknown `where`.
     """
 
@@ -55,18 +58,14 @@ class Edit(ABC):
     sae: SAE = field(repr=False)
     latent: int
     _: KW_ONLY
-    where: Where = "all"
+    where: str = "all"
 
     def __post_init__(self) -> None:
         if isinstance(self.latent, bool) or not isinstance(self.latent, int):
             raise LatentError("a latent is a whole number", got=repr(self.latent))
         require_latent(self.sae, self.latent)
-        if self.where not in get_args(Where):
-            raise ConfigError(
-                "unknown positions for an edit",
-                got=repr(self.where),
-                expected="all, generated or given",
-            )
+        if self.place.when is not None:
+            require_latent(self.sae, self.place.when)
 
     @abstractmethod
     def coefficient(self, f: Tensor) -> Tensor:
@@ -76,6 +75,11 @@ class Edit(ABC):
     @abstractmethod
     def _spec(self) -> str:
         """The part of the written form after `latent=` and before `@where`."""
+
+    @cached_property  # read once, not at every token
+    def place(self) -> Place:
+        """The positions that `where` names."""
+        return Place.parse(self.where)
 
     @property
     def site(self) -> Site:
@@ -194,6 +198,27 @@ class Set(_WithStrength):
 
 @final
 @dataclass(frozen=True)
+class Cap(_WithStrength):
+    """Hold the latent's activation at v or below: x' = x + (min(f(x), v) − f(x))·d.
+
+    Silent where f(x) is v or less. Raises ConfigError for a negative v, as no activation is.
+    """
+
+    op = "cap"
+    reads = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.strength < 0:
+            raise ConfigError("the strength of cap", got=self.strength, expected="0 or above")
+
+    def coefficient(self, f: Tensor) -> Tensor:
+        """min(f, v) − f, [N]: exactly 0 where f is v or less."""
+        return f.clamp(max=self.strength) - f
+
+
+@final
+@dataclass(frozen=True)
 class Scale(Edit):
     """Multiply the latent's activation by c: x' = x + (c·f(x) − f(x))·d; silent where f is 0."""
 
@@ -238,7 +263,7 @@ class Ablate(Edit):
 
 _SPEC = re.compile(
     r"(?P<latent>\d+)=(?P<op>[a-z]+)"
-    r"(?::(?P<value>[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?P<unit>[a-z]*))?(?:@(?P<where>[a-z]+))?"
+    r"(?::(?P<value>[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?P<unit>[a-z]*))?(?:@(?P<where>[a-z0-9:.+-]+))?"
 )
 
 
@@ -256,9 +281,7 @@ def parse_edit(text: str, sae: SAE, *, atlas: MaxSource | None = None) -> Edit:
         raise _bad(text, f"unknown op {op!r}" + (f" (did you mean {close}?)" if close else ""))
     if (value is None) != (op == "ablate"):
         raise _bad(text, "ablate takes no value" if op == "ablate" else f"{op} needs a value")
-    if where not in (None, *get_args(Where)):
-        raise _bad(text, f"unknown positions @{where}")
-    place = cast(Where, where or "all")
+    place = _read_place(text, where or "all")
     if op == "ablate":
         return Ablate(sae, int(latent), where=place)
     if op == "scale":
@@ -268,11 +291,19 @@ def parse_edit(text: str, sae: SAE, *, atlas: MaxSource | None = None) -> Edit:
     if (unit or "raw") not in get_args(Unit):
         raise _bad(text, f"unknown unit {unit!r}")
     name = {"max": "times_max", "norm": "times_norm"}.get(unit, "value")
-    kind = Add if op == "add" else Set
-    return kind(sae, int(latent), where=place, atlas=atlas, **{name: float(value)})
+    return _STRONG[op](sae, int(latent), where=place, atlas=atlas, **{name: float(value)})
 
 
-_OPS = ("add", "set", "scale", "ablate")
+_STRONG: dict[str, type[Add] | type[Set] | type[Cap]] = {"add": Add, "set": Set, "cap": Cap}
+_OPS = (*_STRONG, "scale", "ablate")
+
+
+def _read_place(text: str, where: str) -> str:
+    try:
+        Place.parse(where)
+    except ConfigError:
+        raise _bad(text, f"unknown positions @{where}") from None
+    return where
 
 
 def _check_finite(op: str, value: float) -> None:

@@ -13,6 +13,7 @@ import monoscope as ms
 NAMES = [
     "Ablate",
     "Add",
+    "Cap",
     "Corpus",
     "MonoscopeError",
     "SAE",

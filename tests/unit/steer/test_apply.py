@@ -11,7 +11,7 @@ from monoscope.errors import MismatchError
 from monoscope.lm.protocol import Positions
 from monoscope.sae import SAEConfig
 from monoscope.sites import Site
-from monoscope.steer import Ablate, Add, Scale, Set
+from monoscope.steer import Ablate, Add, Cap, Scale, Set
 from monoscope.steer.apply import Meter, check_fits, hooks_for
 
 SITE = Site("resid_post", 0)
@@ -45,6 +45,8 @@ FORMULAS = {
     "set": (lambda sae, i: Set(sae, i, 6.0), lambda f: 6.0 - f),
     "scale": (lambda sae, i: Scale(sae, i, 3.0), lambda f: 3.0 * f - f),
     "ablate": (lambda sae, i: Ablate(sae, i), lambda f: -f),
+    "cap": (lambda sae, i: Cap(sae, i, 1.0), lambda f: -(f - 1.0).clamp_min(0)),
+    "cap at 0": (lambda sae, i: Cap(sae, i, 0.0), lambda f: -f),
 }
 
 
@@ -137,6 +139,66 @@ def test_without_a_recorded_policy_only_padding_is_left_alone(make_sae, position
     x[0, 0] *= 1000
     out = run([Add(make_sae(mask_policy=None), 2, 5e4)], x, at)
     assert (out != x).any(-1).tolist() == [[True, True, True, False]]
+
+
+def test_cap_keeps_the_error_term_and_every_bit_below_the_cap(make_sae, positions):
+    sae, x = make_sae(), activations()
+    latent = busiest(sae, x)
+    codes = codes64(sae, x)
+    f = codes[..., latent]
+    cap = float(f[f > 0].median())
+    above = f > cap + 1e-3
+    assert above.any() and ((f > 0) & (f < cap)).any()
+    out = run([Cap(sae, latent, cap)], x, positions(x))
+    assert torch.equal(out[f < cap - 1e-3], x[f < cap - 1e-3])
+    w_dec, b_dec = sae.W_dec.detach().double(), sae.b_dec.detach().double()
+    error = x.double() - codes @ w_dec - b_dec
+    codes[..., latent] = f.clamp_max(cap)
+    torch.testing.assert_close(out.double(), codes @ w_dec + b_dec + error, atol=2e-5, rtol=1e-5)
+
+
+def test_prompt_is_given_by_another_name(make_sae, positions):
+    sae, x = make_sae(), activations()
+    at = positions(x, generated_from=4)
+    given = run([Add(sae, 2, 5.0, where="given")], x, at)
+    assert torch.equal(run([Add(sae, 2, 5.0, where="prompt")], x, at), given)
+    assert not torch.equal(given, x)
+
+
+@pytest.mark.parametrize("threshold", [None, 6.0])
+def test_when_another_latent_fires(make_sae, positions, threshold):
+    sae, x, meter = make_sae(), activations(), Meter()
+    other = busiest(sae, x)
+    g = codes64(sae, x)[..., other]
+    bound = 0.0 if threshold is None else threshold
+    fires = g > bound
+    assert fires.any() and not fires.all()
+    assert threshold is None or ((g > 0) & ~fires).any()
+    where = f"when:{other}" if threshold is None else f"when:{other}:{threshold}"
+    (hook,) = hooks_for([Add(sae, 3, 2.5, where=where)], meter=meter).values()
+    out = hook(x, positions(x))
+    assert torch.equal(out[~fires], x[~fires])
+    expected = x.double() + 2.5 * sae.W_dec[3].detach().double()
+    torch.testing.assert_close(out[fires].double(), expected[fires], atol=2e-5, rtol=1e-5)
+    assert meter.count == int(fires.sum())
+
+
+def test_the_condition_is_read_from_the_unedited_x(make_sae, positions):
+    sae, x = make_sae(), activations()
+    other = busiest(sae, x)
+    fires = codes64(sae, x)[..., other] > 0
+    edits = [Ablate(sae, other), Add(sae, 3, 2.5, where=f"when:{other}")]
+    for order in permutations(edits):
+        moved = run(order, x, positions(x)) - x
+        ablated = run([Ablate(sae, other)], x, positions(x)) - x
+        d = 2.5 * sae.W_dec[3].detach() * fires[..., None]
+        torch.testing.assert_close(moved, ablated + d, atol=2e-5, rtol=1e-5)
+
+
+def test_a_condition_that_never_holds_leaves_x_itself(make_sae, positions):
+    x = activations()
+    (hook,) = hooks_for([Add(make_sae(), 3, 2.5, where="when:0:1e6")]).values()
+    assert hook(x, positions(x)) is x
 
 
 def test_several_edits_read_the_unedited_x_and_sum(make_sae, positions):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from monoscope.errors import ConfigError, LatentError, MismatchError
 from monoscope.sae import SAE, SAEConfig
-from monoscope.steer import Ablate, Add, Scale, Set, parse_edit
+from monoscope.steer import Ablate, Add, Cap, Scale, Set, parse_edit
 
 PLAIN = SAE(
     SAEConfig(d_in=4, d_sae=9, activation="topk", k=2),
@@ -22,15 +22,27 @@ with torch.no_grad():
     PLAIN.W_dec.copy_(torch.randn(9, 4, generator=torch.Generator().manual_seed(1)))
 
 
-@pytest.mark.parametrize("kind", [Add, Set])
+@pytest.mark.parametrize("kind", [Add, Set, Cap])
 def test_strength_in_each_unit(make_sae, kind):
     sae = make_sae()
     norm = float(sae.W_dec[5].detach().double().pow(2).sum()) ** 0.5
-    assert kind(sae, 5, -7.5).strength == -7.5
+    assert kind(sae, 5, 7.5).strength == 7.5
     assert kind(sae, 5, value=3).strength == 3
     assert kind(sae, 5, times_max=2.5).strength == 2.5 * 6.0  # latent_max[5] is 6
-    in_norms = kind(sae, 5, times_norm=-0.5)
-    assert in_norms.strength * norm == pytest.approx(-0.5 * 4.0, rel=1e-12)
+    in_norms = kind(sae, 5, times_norm=0.5)
+    assert in_norms.strength * norm == pytest.approx(0.5 * 4.0, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [Add, Set])
+def test_a_negative_strength(make_sae, kind):
+    assert kind(make_sae(), 5, -7.5).strength == -7.5
+    assert kind(make_sae(), 5, times_max=-1).strength == -6.0
+
+
+@pytest.mark.parametrize("strength", [{"value": -1e-9}, {"times_max": -1}, {"times_norm": -0.1}])
+def test_a_cap_below_zero_is_no_cap(make_sae, strength):
+    with pytest.raises(ConfigError, match="0 or above"):
+        Cap(make_sae(), 5, **strength)
 
 
 @pytest.mark.parametrize("kind", [Add, Set])
@@ -63,9 +75,21 @@ def test_strength_must_be_a_finite_number(make_sae, bad):
             build()
 
 
-def test_unknown_positions(make_sae):
-    with pytest.raises(ConfigError, match="all, generated or given"):
-        Ablate(make_sae(), 0, where="last")
+BAD_PLACES = (
+    "last| |when|when:|when:x|when:-1|when:3:|when:3:-1|when:3:nan|when:3:1e999|when:3.5|ALL"
+)
+
+
+@pytest.mark.parametrize("where", [*BAD_PLACES.split("|"), "", None, 3])
+def test_unknown_positions(make_sae, where):
+    with pytest.raises(ConfigError, match="all, given, prompt, generated, when:LATENT"):
+        Ablate(make_sae(), 0, where=where)
+
+
+def test_the_latent_of_a_condition_must_exist(make_sae):
+    assert Ablate(make_sae(), 0, where="when:16").place.when == 16
+    with pytest.raises(LatentError, match="0 to 16"):
+        Ablate(make_sae(), 0, where="when:17")
 
 
 def test_max_comes_from_the_atlas_before_the_sae(make_sae):
@@ -150,6 +174,10 @@ def test_json_of_an_edit(make_sae):
         ("3=ablate@given", Ablate(PLAIN, 3, where="given")),
         ("3=scale:0", Scale(PLAIN, 3, 0.0)),
         ("3=scale:1.5@all", Scale(PLAIN, 3, 1.5)),
+        ("3=cap:1.5max@prompt", Cap(PLAIN, 3, times_max=1.5, where="prompt")),
+        ("3=cap:0", Cap(PLAIN, 3, 0.0)),
+        ("3=add:2@when:4", Add(PLAIN, 3, 2.0, where="when:4")),
+        ("3=add:2norm @ When:4:1.5", Add(PLAIN, 3, times_norm=2.0, where="when:4:1.5")),
         (" 3 = SET : 2 Max @ All ", Set(PLAIN, 3, times_max=2.0)),
     ],
 )
@@ -175,6 +203,8 @@ def test_written_form(text, expected):
         ("3=add:2mean", "unknown unit 'mean'"),
         ("3=sett:2", "did you mean set"),
         ("3=add:2@last", "unknown positions @last"),
+        ("3=add:2@when:", "unknown positions @when:"),
+        ("3=cap", "cap needs a value"),
     ],
 )
 def test_bad_written_forms_name_the_grammar_in_one_line(text, said):
@@ -192,7 +222,7 @@ def test_written_latent_out_of_range():
 
 
 amounts = st.floats(-1e6, 1e6) | st.integers(-1000, 1000).map(float)
-places = st.sampled_from(["all", "generated", "given"])
+places = st.sampled_from(["all", "generated", "given", "prompt", "when:8", "when:0:2.5"])
 strengths = st.tuples(st.sampled_from(["value", "times_max", "times_norm"]), amounts)
 latents = st.integers(0, 8)
 edits = st.one_of(
@@ -204,6 +234,9 @@ edits = st.one_of(
         latents,
         strengths,
         places,
+    ),
+    st.builds(
+        lambda i, s, w: Cap(PLAIN, i, where=w, **{s[0]: abs(s[1])}), latents, strengths, places
     ),
 )
 
