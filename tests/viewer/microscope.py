@@ -1,0 +1,60 @@
+"""A small real slide: a store, two SAEs and their atlases, made once from SmolLM2 and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import monoscope
+
+SITE, N_TOKENS, SEED = "resid_post.15", 10_000, 0
+SIZES = {"sae": 512, "sae-small": 256}  # folder of the SAE: its d_sae
+ATLASES = {"sae": "atlas", "sae-small": "atlas-small"}
+K, TRAIN_TOKENS, BATCH = 16, 60_000, 512
+_ROOMS = ("artifact", "data", "evals", "features", "lm", "ops", "sae", "train")
+
+
+def fingerprint() -> str:
+    """Changes with the code that makes the slide, and with what is asked of it."""
+    package = Path(monoscope.__file__).parent
+    files = sorted(p for room in _ROOMS for p in (package / room).rglob("*.py"))
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for path in files:
+        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def kept(cache: Path) -> Path:
+    """The slide below `cache`, made if it is not there; slides of older code are removed."""
+    folder = cache / fingerprint()
+    if not folder.is_dir():
+        for old in cache.iterdir():
+            shutil.rmtree(old, ignore_errors=True)
+        draft = cache / f".{secrets.token_hex(4)}"
+        make(draft)
+        draft.replace(folder)
+    return folder
+
+
+def make(out: Path) -> None:
+    """Harvest, train two sizes, evaluate one, index and label both."""
+    import monoscope as ms
+
+    lm = ms.load_lm("demo")
+    corpus = ms.Corpus.demo(SEED)
+    store: Any = ms.collect(lm, corpus, site=SITE, n_tokens=N_TOKENS, out=out / "store")
+    for name, d_sae in SIZES.items():
+        run = ms.train(
+            store, d_sae=d_sae, k=K, n_tokens=TRAIN_TOKENS, batch_size=BATCH, out=out / name
+        )
+        atlas = ms.index(run.sae, store, lm=lm, out=out / ATLASES[name])
+        ms.label(atlas, run.sae, store)
+    result = ms.evaluate(
+        ms.load_sae(out / "sae"), store, lm, n_splice_tokens=300, bootstrap=50, dead_tokens=5_000
+    )
+    figures = {"figures": result.to_json()}  # as the demo keeps it beside the run
+    (out / "eval.json").write_text(json.dumps(figures), encoding="utf-8")
