@@ -1,4 +1,4 @@
-"""The verbs that read and use what was made: features, steer, info."""
+"""The verbs that read and use what was made: features, view, steer, info."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to the app."""
     for name, verb, example in (
         ("features", features, "monoscope features runs/atlas --search Paris"),
+        ("view", view, "monoscope view runs/demo/atlas"),
         ("steer", steer, 'monoscope steer runs/sae --prompt "I think" --edit 123=set:5max'),
         ("info", info, "monoscope info runs/store"),
     ):
@@ -100,6 +101,36 @@ def _same_width(d_sae: int, atlas: Atlas) -> None:
             got=f"{d_sae} latents in the SAE",
             expected=f"{atlas.n_features}, as in the atlas",
         )
+
+
+def view(
+    atlas: opt.AtlasDir,
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0: any free.")] = 8642,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address, open nothing.")
+    ] = False,
+    model: opt.RecordedModel = None,
+    sae: Annotated[
+        str | None,
+        typer.Option("--sae", metavar="DIR", help="Default: the folder sae beside the atlas."),
+    ] = None,
+    runs: Annotated[
+        str | None,
+        typer.Option("--runs", metavar="DIR", help="Where runs lie. Default: beside the atlas."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Other than 127.0.0.1: open to others, with a token.")
+    ] = "127.0.0.1",
+    device: opt.Device = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Open an atlas as a page on this machine; Ctrl-C ends it."""
+    from monoscope.viewer.serve import serve, settings
+
+    config = settings(atlas, port=port, model=model, sae=sae, runs=runs, host=host, device=device)
+    if as_json:
+        return serve(config, browser=not no_browser, said=lambda url: print_json({"url": url}))
+    return serve(config, browser=not no_browser)
 
 
 def steer(

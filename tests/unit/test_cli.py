@@ -15,7 +15,7 @@ from monoscope import cli
 from monoscope.cli import options, output
 from monoscope.errors import ConfigError, TrainingError
 
-VERBS = ("demo", "collect", "train", "eval", "index", "label", "features", "steer", "info")
+VERBS = ("demo", "collect", "train", "eval", "index", "label", "features", "view", "steer", "info")
 
 
 def run(capsys, *args):

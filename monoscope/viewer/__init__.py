@@ -1,0 +1,1 @@
+"""The local web page: an app factory, a JSON API over an atlas, static pages without a build."""
