@@ -45,9 +45,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         mode = _default_mode(part)
         yield part
         part.chmod(mode)  # some libraries make their files readable by the owner alone
-        _sync(part)
+        sync(part)
         os.replace(part, path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException as exc:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
@@ -140,7 +140,8 @@ def _default_mode(part: Path) -> int:
     return mode
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

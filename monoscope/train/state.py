@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monoscope.errors import FormatError
-from monoscope.files import sha256_file, write_atomic
+from monoscope.files import sha256_file, sync, write_atomic, write_problem
 from monoscope.sae import SAE
 from monoscope.sae.recipes import Recipe
 
+_COUNTERS = ("step", "n_tokens", "scale", "guess", "memory", "cut_at", "cut_end")
 KEEP = 2  # checkpoints kept: the newest may have been cut short
 
 
@@ -28,6 +28,9 @@ class TrainState:
 
     scale: what inputs are multiplied by.  guess: where the next batchtopk selection starts looking.
     last_fired [L] int64: n_tokens when each latent last fired.  generator: for resampling.
+    memory: what controllers remember, by their names; JSON-able.
+    cut_at, cut_end: where it became known that the data end at cut_end tokens; None while they do
+    not end before the run.
     """
 
     sae: SAE
@@ -38,6 +41,9 @@ class TrainState:
     step: int = 0
     n_tokens: int = 0
     guess: float = 0.0
+    memory: dict[str, Any] = field(default_factory=dict)
+    cut_at: int | None = None
+    cut_end: int | None = None
 
     @classmethod
     def fresh(cls, sae: SAE, recipe: Recipe, lr: float, scale: float, seed: int) -> TrainState:
@@ -49,6 +55,26 @@ class TrainState:
     def dead(self, after_tokens: int) -> Tensor:
         """Ids of the latents that have not fired for `after_tokens` tokens."""
         return (self.n_tokens - self.last_fired >= after_tokens).nonzero()[:, 0]
+
+    def goal(self, n_tokens: int) -> int:
+        """Tokens at which the run ends: n_tokens, or sooner if the data do."""
+        return n_tokens if self.cut_end is None else min(n_tokens, self.cut_end)
+
+    def share(self, at: int, n_tokens: int) -> float:
+        """Share of the schedule that is done at `at` tokens, 0 … 1.
+
+        Where the data end early, what was left of the schedule at cut_at is done faster, so that
+        it ends with them.
+        """
+        if self.cut_at is None or self.cut_end is None or at <= self.cut_at:
+            return min(1.0, at / n_tokens)
+        done = self.cut_at / n_tokens
+        left = (at - self.cut_at) / max(1, self.cut_end - self.cut_at)
+        return min(1.0, done + (1.0 - done) * left)
+
+    def is_finite(self) -> bool:
+        """Whether all weights are; a step may spoil them without spoiling its own loss."""
+        return all(bool(torch.isfinite(p).all()) for p in self.sae.parameters())
 
     def tensors(self) -> dict[str, Tensor]:
         named = {f"sae.{name}": t.detach() for name, t in self.sae.state_dict().items()}
@@ -70,26 +96,41 @@ class TrainState:
         self.generator.set_state(named["generator"])
 
     def counters(self) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "n_tokens": self.n_tokens,
-            "scale": self.scale,
-            "guess": self.guess,
-        }
+        """The rest of the state, JSON-able."""
+        return {name: getattr(self, name) for name in _COUNTERS}
+
+    def load_counters(self, values: dict[str, Any]) -> None:
+        for name in _COUNTERS:
+            setattr(self, name, values[name])
 
 
 def save_checkpoint(
     folder: Path, state: TrainState, stream: dict[str, Any], config: dict[str, Any]
 ) -> None:
-    """Write checkpoint-<step>/ whole or not at all, and drop all but the newest two."""
+    """Write checkpoint-<step>/ whole or not at all, and drop all but the newest two.
+
+    Raises OutputError if the disk is full or the folder cannot be written; those before it stand.
+    """
     final = folder / f"checkpoint-{state.step:09d}"
-    draft = folder / f".checkpoint-{state.step:09d}.part"
+    draft = folder / f".{final.name}.part"
     shutil.rmtree(draft, ignore_errors=True)
+    try:
+        _write(draft, state, stream, config)
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+        sync(folder)
+    except Exception as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise (write_problem(final, error) or error) from error
+    for old in checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old)
+
+
+def _write(draft: Path, state: TrainState, stream: dict[str, Any], config: dict[str, Any]) -> None:
     draft.mkdir(parents=True)
     tensors = draft / "state.safetensors"
     save_file(state.tensors(), tensors)
-    with tensors.open("rb") as written:
-        os.fsync(written.fileno())
+    sync(tensors)
     about = {
         "counters": state.counters(),
         "stream": stream,
@@ -97,10 +138,7 @@ def save_checkpoint(
         "sha256": sha256_file(tensors),
     }
     write_atomic(draft / "state.json", json.dumps(about, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    draft.rename(final)
-    for old in checkpoints(folder)[:-KEEP]:
-        shutil.rmtree(old)
+    sync(draft)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
-from monoscope.errors import DataError
+from monoscope.errors import DataError, MismatchError
+from monoscope.train import source
 from monoscope.train.source import (
     IteratorStream,
     TensorStream,
@@ -62,11 +66,8 @@ def test_the_first_bad_row_is_named(bad: float) -> None:
 def test_a_bad_row_of_an_iterator_is_counted_from_its_start() -> None:
     bad = _rows(5)
     bad[2] = float("nan")
-    stream = IteratorStream([_rows(7), _rows(3), bad], 4)
-    next(stream)
-    next(stream)
     with pytest.raises(DataError, match="row 12"):
-        next(stream)
+        next(IteratorStream([_rows(7), _rows(3), bad], 4))
 
 
 def test_too_few_rows_and_wrong_shapes_are_refused() -> None:
@@ -84,8 +85,6 @@ def test_an_iterator_is_cut_into_batches_in_order() -> None:
     batches = list(stream)
     assert [b.shape[0] for b in batches] == [5, 5, 5, 5]  # the last three rows fill no batch
     assert torch.equal(torch.cat(batches), _rows(23)[:20])
-    with pytest.raises(DataError, match="cannot be resumed"):
-        stream.load_state_dict({})
 
 
 @pytest.mark.parametrize("of", ["tensor", "iterator"])
@@ -115,3 +114,93 @@ def test_a_store_brings_its_own_stream() -> None:
 
     stream = make_stream(Store(), 2, 5)
     assert isinstance(stream, TensorStream) and (stream.batch_size, stream.seed) == (2, 5)
+
+
+def test_the_end_of_an_iterator_is_seen_before_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "LOOKAHEAD_TOKENS", 12)
+    stream = IteratorStream(iter(_rows(43).split(4)), 4)
+    ahead = []
+    for _ in stream:
+        ahead.append(stream.n_ahead)
+    assert ahead == [None] * 7 + [8, 4, 0]  # ten batches; three rows are left over
+
+
+def test_an_iterator_is_read_no_further_than_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "LOOKAHEAD_TOKENS", 8)
+    read = []
+
+    def rows() -> Iterator[Tensor]:
+        for part in _rows(100).split(4):
+            read.append(part)
+            yield part
+
+    stream = IteratorStream(rows(), 4)
+    next(stream)
+    assert len(read) == 3
+
+
+@pytest.mark.parametrize("taken", [0, 1, 4])
+def test_an_iterator_that_begins_anew_is_resumed(taken: int) -> None:
+    stream = IteratorStream(iter(_rows(40).split(7)), 6)
+    for _ in range(taken):
+        next(stream)
+    saved = json.loads(json.dumps(stream.state_dict()))
+    again = IteratorStream(iter(_rows(40).split(5)), 6)
+    again.load_state_dict(saved)
+    assert torch.equal(torch.cat(list(again)), torch.cat(list(stream)))
+
+
+def test_an_iterator_with_other_rows_is_not_resumed() -> None:
+    stream = IteratorStream(iter(_rows(40).split(7)), 6)
+    next(stream), next(stream)
+    saved = stream.state_dict()
+    for other in (_rows(40) + 1, _rows(11)):
+        with pytest.raises(MismatchError, match="does not give the rows it gave before"):
+            IteratorStream(iter(other.split(7)), 6).load_state_dict(saved)
+    next(stream)
+    with pytest.raises(MismatchError, match="cannot go back"):
+        stream.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("change", ["seed", "rows", "values"])
+def test_a_tensor_that_is_another_is_not_resumed(change: str) -> None:
+    saved = TensorStream(_rows(20), 4, seed=0).state_dict()
+    x = _rows(21) if change == "rows" else _rows(20) + (change == "values")
+    with pytest.raises(MismatchError, match="the data to resume with have another"):
+        TensorStream(x, 4, seed=int(change == "seed")).load_state_dict(saved)
+
+
+def test_mixed_dtypes_are_read_as_float32_and_mixed_widths_are_refused() -> None:
+    parts = [_rows(4), _rows(4).to(torch.bfloat16), _rows(4).double()]
+    for given in (iter(parts), parts):
+        batch = next(make_stream(given, 12, 0))
+        assert batch.dtype == torch.float32
+        assert sorted(batch[:, 0].tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    with pytest.raises(DataError, match="change their width: got 4 at row 4; expected 3"):
+        next(IteratorStream([_rows(4), torch.zeros(4, 4)], 8))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (torch.zeros(9, 3, dtype=torch.int64), "wrong dtype: got torch.int64"),
+        ([torch.zeros(9, 3), "text"], "cannot train on this: got str"),
+        (7, "cannot train on this: got int"),
+        ([], "fewer activations than one batch: got 0 rows"),
+    ],
+)
+def test_what_is_no_activations_is_refused(given: object, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        make_stream(given, 2, 0)
+
+
+def test_arrays_and_lists_are_tensors() -> None:
+    for given in (_rows(9).numpy(), list(_rows(9).split(2))):
+        stream = make_stream(given, 9, 0)
+        assert isinstance(stream, TensorStream)
+        assert sorted(next(stream)[:, 0].tolist()) == list(range(9))
+
+
+def test_an_iterator_of_less_than_a_batch_is_refused() -> None:
+    with pytest.raises(DataError, match="fewer activations than one batch: got 5 rows"):
+        peek(IteratorStream(iter(_rows(5).split(2)), 6), 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from monoscope.errors import DataError, FormatError
+from monoscope.errors import DataError, FormatError, OutputError
 from monoscope.sae import SAE, SAEConfig
 from monoscope.sae.recipes import RECIPES
 from monoscope.train import start
+from monoscope.train import state as state_module
 from monoscope.train.config import TrainConfig
 from monoscope.train.source import TensorStream
 from monoscope.train.state import TrainState, checkpoints, read_checkpoint, save_checkpoint
@@ -70,8 +72,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(name: str, tmp_path: Path) -> No
     about, tensors = read_checkpoint(checkpoints(tmp_path)[-1])
     resumed, again = _begin(name, seed=99), TensorStream(_data(), BATCH, 7)
     resumed.load_tensors(tensors)
-    for key, value in about["counters"].items():
-        setattr(resumed, key, value)
+    resumed.load_counters(about["counters"])
     again.load_state_dict(about["stream"])
     assert about["config"] == {"note": 1}
     _go(name, resumed, again, STEPS - CUT)
@@ -148,3 +149,37 @@ def test_a_first_batch_with_nan_is_named() -> None:
     x[11, 3] = float("nan")
     with pytest.raises(DataError, match="row 11"):
         step(_begin("topk"), RECIPES["topk"], _config("topk")[1], x)
+
+
+def test_the_schedule_is_done_by_the_end_of_the_data() -> None:
+    state = _begin("topk")
+    assert state.goal(1000) == 1000
+    assert [state.share(at, 1000) for at in (0, 250, 1000, 1010)] == [0, 0.25, 1, 1]
+    state.cut_at, state.cut_end = 400, 600  # at 400 of 1000 it turns out that there are 600
+    assert state.goal(1000) == 600
+    got = [state.share(at, 1000) for at in (200, 400, 500, 600)]
+    assert got == pytest.approx([0.2, 0.4, 0.7, 1.0])
+
+
+def test_weights_that_are_not_finite_are_seen() -> None:
+    state = _begin("topk")
+    assert state.is_finite()
+    with torch.no_grad():
+        state.sae.W_dec[3, 2] = float("inf")
+    assert not state.is_finite()
+
+
+def test_a_full_disk_stops_with_the_checkpoint_before_intact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, state = _saved(tmp_path), _begin("topk")
+    state.step = 2
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(state_module, "save_file", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        save_checkpoint(tmp_path, state, {}, {})
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    read_checkpoint(path)
