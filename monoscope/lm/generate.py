@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from monoscope.errors import ConfigError, DataError
-from monoscope.lm.protocol import Hook, Positions
+from monoscope.lm.protocol import LM, Hook, Positions
 from monoscope.sites import Site
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def stream(
     Raises ConfigError for settings out of range or text beyond the context, DataError for prompts
     that are empty or hold ids outside the vocabulary.
     """
-    _check(lm, prompts, max_new_tokens, temperature)
+    check(lm, prompts, max_new_tokens, temperature)
     ids, mask = _left_padded(prompts, lm.pad_id, lm.device)
     return _steps(lm, ids, mask, max_new_tokens, temperature, seed, hooks)
 
@@ -72,7 +72,7 @@ def _steps(
         position = (attend.cumsum(-1) - 1).clamp(min=0)
         seen = Positions(ids[:, done:], mask[:, done:], generated[:, done:], position[:, done:])
         logits, cache = lm.step(seen, attend, cache, hooks)
-        chosen = torch.where(alive, _choose(logits, temperature, rng), lm.pad_id)
+        chosen = torch.where(alive, choose(logits, temperature, rng), lm.pad_id)
         yield chosen
         alive = alive & ~torch.isin(chosen, eos)
         if not alive.any():
@@ -84,11 +84,18 @@ def _steps(
         generated = torch.cat([generated, torch.ones_like(alive)[:, None]], dim=1)
 
 
-def _choose(logits: Tensor, temperature: float, rng: torch.Generator) -> Tensor:
-    """Next ids [B] from logits [B,V]."""
+def choose(logits: Tensor, temperature: float, rng: torch.Generator, top_p: float = 1.0) -> Tensor:
+    """Next ids [B] from logits [B,V].
+
+    top_p below 1 draws from the smallest set of likeliest tokens whose probabilities reach it.
+    """
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    if top_p < 1:
+        sorted_p, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = sorted_p.cumsum(-1) - sorted_p  # the likeliest token is always kept
+        probabilities = probabilities.scatter(-1, order, sorted_p.where(before < top_p, 0.0))
     return torch.multinomial(probabilities, 1, generator=rng)[:, 0]
 
 
@@ -104,9 +111,10 @@ def _left_padded(
     return ids.to(device), mask.to(device)
 
 
-def _check(
-    lm: HFModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float
+def check(
+    lm: LM, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float
 ) -> None:
+    """Raise ConfigError or DataError, as `stream`, for what cannot be continued like that."""
     if max_new_tokens < 1:
         raise ConfigError("max_new_tokens", got=max_new_tokens, expected="1 or more")
     if not 0 <= temperature < float("inf"):

@@ -18,6 +18,7 @@ from monoscope.lm import hooks as hooking
 from monoscope.lm import lens as logit_lens
 from monoscope.lm.families import base_of, port_of, site_names
 from monoscope.lm.protocol import Encoded, Hook, Positions
+from monoscope.lm.session import Session
 from monoscope.lm.tokens import Tokens
 from monoscope.sites import Site
 
@@ -126,6 +127,10 @@ class HFModel:
         with self._lock, torch.no_grad(), hooking.editing(self.model, hooks, seen):
             out = self.model(ids, use_cache=False, **inputs)
         return out.logits
+
+    def session(self, hooks: Mapping[Site, Hook] | None = None) -> Session:
+        """Read one text piece by piece, with the sites in `hooks` edited. See `session.Session`."""
+        return Session(self, hooks)
 
     def stream(
         self,

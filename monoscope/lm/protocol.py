@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from monoscope.sites import Site
+
+if TYPE_CHECKING:
+    from monoscope.lm.session import Reader
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,9 @@ class LM(Protocol):
 
     def logits(self, ids: Tensor, mask: Tensor, hooks: Mapping[Site, Hook] | None = None) -> Tensor:
         """Next-token logits [B,S,V] in the model's dtype, with the sites in `hooks` edited."""
+
+    def session(self, hooks: Mapping[Site, Hook] | None = None) -> Reader:
+        """Read one text piece by piece, with the sites in `hooks` edited."""
 
     def stream(
         self,
