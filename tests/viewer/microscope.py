@@ -11,10 +11,10 @@ from typing import Any
 
 import monoscope
 
-SITE, N_TOKENS, SEED = "resid_post.15", 10_000, 0
+SITE, N_TOKENS, SEED = "resid_post.15", 8_000, 0
 SIZES = {"sae": 512, "sae-small": 256}  # folder of the SAE: its d_sae
 ATLASES = {"sae": "atlas", "sae-small": "atlas-small"}
-K, TRAIN_TOKENS, BATCH = 16, 60_000, 512
+K, TRAIN_TOKENS, BATCH = 16, 48_000, 512
 _ROOMS = ("artifact", "data", "evals", "features", "lm", "ops", "sae", "train")
 
 
@@ -43,6 +43,7 @@ def kept(cache: Path) -> Path:
 def make(out: Path) -> None:
     """Harvest, train two sizes, evaluate one, index and label both."""
     import monoscope as ms
+    from monoscope.artifact.checks import weights_hash
 
     lm = ms.load_lm("demo")
     corpus = ms.Corpus.demo(SEED)
@@ -56,5 +57,6 @@ def make(out: Path) -> None:
     result = ms.evaluate(
         ms.load_sae(out / "sae"), store, lm, n_splice_tokens=300, bootstrap=50, dead_tokens=5_000
     )
-    figures = {"figures": result.to_json()}  # as the demo keeps it beside the run
-    (out / "eval.json").write_text(json.dumps(figures), encoding="utf-8")
+    # As the demo keeps it, beside the run.
+    told = {"asked": {"sae": weights_hash(ms.load_sae(out / "sae"))}, "figures": result.to_json()}
+    (out / "eval.json").write_text(json.dumps(told), encoding="utf-8")

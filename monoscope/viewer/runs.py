@@ -1,0 +1,136 @@
+"""Training runs as the page shows them: one line each, their curves thinned, their evaluations."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from monoscope.viewer import found
+from monoscope.viewer.found import Found, read_json
+
+EVENTS = "events.jsonl"
+FIGURES = ("step", "n_tokens", "loss", "fvu", "l0", "dead_fraction", "lr")
+QUIET_SECONDS = 120.0  # without news, after which an unfinished run may well have stopped
+_LONG = 2000  # characters of JSON beyond which a value of the provenance is left out
+Status = Literal["running", "quiet", "finished"]
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Events read from a place in the file on, figures and notes, and where they end."""
+
+    events: list[dict[str, Any]]
+    end: int
+
+
+def status(folder: Path, note: Mapping[str, Any]) -> Status:
+    """Finished, as run.json says; else running, or quiet if nothing was written for a while."""
+    if note.get("status") == "finished":
+        return "finished"
+    return "quiet" if time.time() - changed(folder) > QUIET_SECONDS else "running"
+
+
+def changed(folder: Path) -> float:
+    """When the run last wrote, in seconds since 1970."""
+    times = []
+    for name in (EVENTS, found.RUN):
+        try:
+            times.append((folder / name).stat().st_mtime)
+        except OSError:
+            continue
+    return max(times, default=0.0)
+
+
+def read_from(folder: Path, start: int = 0) -> Tail:
+    """The whole lines of events.jsonl from byte `start` on; lines that are not JSON are passed by.
+
+    A file shorter than `start` was begun anew by a resumed run: it is read from its beginning.
+    """
+    try:
+        with (folder / EVENTS).open("rb") as file:
+            if file.seek(0, 2) < start:
+                start = 0
+            file.seek(start)
+            text = file.read()
+    except OSError:
+        return Tail([], 0)
+    whole = text[: text.rfind(b"\n") + 1]
+    events = []
+    for line in whole.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return Tail(events, start + len(whole))
+
+
+def is_figures(event: Mapping[str, Any]) -> bool:
+    """Whether an event is a row of figures; others are notes, such as a diagnosis."""
+    return isinstance(event.get("loss"), int | float) and isinstance(event.get("n_tokens"), int)
+
+
+def columns(events: Iterable[Mapping[str, Any]], points: int) -> dict[str, list[float | None]]:
+    """The figures as columns, thinned evenly to about `points` rows; the last row stays."""
+    rows = [event for event in events if is_figures(event)]
+    step = max(1, -(-len(rows) // points))
+    kept = rows[::-1][::step][::-1]
+    return {name: [_number(row.get(name)) for row in kept] for name in FIGURES}
+
+
+def evaluation(folder: Path, root: Found) -> tuple[Path, dict[str, Any]] | None:
+    """The file of figures from `monoscope eval` that belongs to a run, and the figures.
+
+    It lies in the run's folder, or beside it, where it must name this SAE's weights or be the
+    only run's there.
+    """
+    beside = folder.parent if folder != root.root else None
+    for place in filter(None, (folder, beside)):
+        for name in found.EVALS:
+            told = read_json(place / name)
+            figures = (told or {}).get("figures", told)
+            if not isinstance(figures, dict) or not isinstance(figures.get("fvu"), int | float):
+                continue
+            if place == folder or _is_of(folder, told or {}, root):
+                return place / name, figures
+    return None
+
+
+def data(folder: Path) -> dict[str, Any]:
+    """What a finished run was trained on, as its SAE says; long values are left out."""
+    provenance = (read_json(folder / found.SAE) or {}).get("provenance")
+    if not isinstance(provenance, dict):
+        return {}
+    return {
+        key: value
+        for key, value in provenance.items()
+        if key != "config" and len(json.dumps(value)) <= _LONG
+    }
+
+
+def checkpoints(folder: Path) -> list[dict[str, Any]]:
+    """Name, step and tokens of each checkpoint that a run keeps, oldest first."""
+    told = []
+    for path in sorted(folder.glob("checkpoint-*")):
+        counters = (read_json(path / "state.json") or {}).get("counters") or {}
+        told.append(
+            {"name": path.name, "step": counters.get("step"), "n_tokens": counters.get("n_tokens")}
+        )
+    return told
+
+
+def _is_of(folder: Path, told: Mapping[str, Any], root: Found) -> bool:
+    named = (told.get("asked") or {}).get("sae")
+    if named is not None:
+        return bool(named == found.weights_hash(folder))
+    return [run for run in root.runs if run.parent == folder.parent] == [folder]
+
+
+def _number(value: Any) -> float | None:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return value if fits and abs(value) != float("inf") else None
