@@ -2,9 +2,11 @@
 
 from monoscope.steer.edits import Ablate, Add, Cap, Edit, Scale, Set, parse_edit
 from monoscope.steer.generate import Generation, TokenScore, generate
+from monoscope.steer.live import LiveToken, side_by_side
 from monoscope.steer.prompts import NEUTRAL_PROMPTS
 from monoscope.steer.screen import OutputScore, Promised, by_rank, output_score
 from monoscope.steer.strength import StrengthSearch, Trial, search_strength
+from monoscope.steer.sweep import SweetSpot, sweep
 from monoscope.steer.writers import WriterScore, find_writers
 
 __all__ = [
@@ -14,11 +16,13 @@ __all__ = [
     "Cap",
     "Edit",
     "Generation",
+    "LiveToken",
     "OutputScore",
     "Promised",
     "Scale",
     "Set",
     "StrengthSearch",
+    "SweetSpot",
     "TokenScore",
     "Trial",
     "WriterScore",
@@ -28,4 +32,6 @@ __all__ = [
     "output_score",
     "parse_edit",
     "search_strength",
+    "side_by_side",
+    "sweep",
 ]

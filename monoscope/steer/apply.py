@@ -23,21 +23,33 @@ from monoscope.steer.units import mask_policy, site_of
 
 @dataclass
 class Meter:
-    """Adds up ‖Δ‖/‖x‖ over the positions that edits were applied to, at every site."""
+    """Adds up ‖Δ‖/‖x‖ over the positions that edits were applied to, at every site.
 
-    total: float = 0.0
-    count: int = 0
+    A text read piece by piece adds up; one read again from its start (models without a cache are
+    fed all of it at every step) counts once, as it was last read.
+    """
 
-    def add(self, delta: Tensor, x: Tensor) -> None:
+    parts: dict[int, tuple[float, int]] = field(default_factory=dict)
+
+    def begin(self, part: int) -> None:
+        """Forget what one part, a hook, has counted: its text is read from the start."""
+        self.parts.pop(part, None)
+
+    def add(self, delta: Tensor, x: Tensor, part: int = 0) -> None:
         """Count rows delta [n,D] written onto rows x [n,D]."""
         ratio = delta.double().norm(dim=-1) / x.double().norm(dim=-1).clamp_min(1e-30)
-        self.total += float(ratio.sum())
-        self.count += ratio.numel()
+        total, count = self.parts.get(part, (0.0, 0))
+        self.parts[part] = (total + float(ratio.sum()), count + ratio.numel())
+
+    @property
+    def count(self) -> int:
+        """How many positions were edited, each site counted by itself."""
+        return sum(count for _, count in self.parts.values())
 
     @property
     def mean(self) -> float:
         """Mean ‖Δ‖/‖x‖ over edited positions; 0 where nothing was edited."""
-        return self.total / self.count if self.count else 0.0
+        return sum(total for total, _ in self.parts.values()) / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,12 @@ class SiteEdits:
     def __call__(self, x: Tensor, positions: Positions) -> Tensor:
         """x [B,S,D] -> x' [B,S,D] in x's dtype; positions that no edit names keep every bit."""
         delta, edited = self.delta(x, positions)
+        if self.meter is not None and (positions.position == 0).any():
+            self.meter.begin(id(self))
         if not edited.any():
             return x
         if self.meter is not None:
-            self.meter.add(delta[edited], x[edited])
+            self.meter.add(delta[edited], x[edited], id(self))
         return add_where(x, delta, edited)
 
     def delta(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor]:

@@ -150,7 +150,7 @@ def search_strengths(
     """
     check_fits(lm, sae)
     check_promised(lm, sae, promised)
-    strengths = _checked(strengths)
+    strengths = checked_strengths(strengths)
     ids = check_prompts(lm, prompts)
 
     def texts(jobs: list[_Job]) -> dict[_Job, Written]:
@@ -167,7 +167,7 @@ def search_strengths(
         return dict(zip(jobs, written, strict=True))
 
     done = texts([(None, 0.0), *((i, s) for i in (None, *promised) for s in strengths)])
-    judges = {i: _Judge(lm, i, wanted, done[None, 0.0]) for i, wanted in promised.items()}
+    judges = {i: Judge(lm, i, wanted, done[None, 0.0]) for i, wanted in promised.items()}
     trials = {i: tuple(judges[i].trial(done[i, s], s) for s in strengths) for i in promised}
     best = {i: max(trials[i], key=lambda trial: trial.score) for i in promised}
     backwards = texts([(i, -best[i].times_norm) for i in promised])
@@ -195,7 +195,7 @@ def _move(sae: SAE, job: _Job, seed: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Judge:
+class Judge:
     """Turns texts into trials of one latent, against the unsteered texts `plain`."""
 
     lm: LM
@@ -232,7 +232,7 @@ def _gain(difference: float) -> float:
     return min(1.0, max(0.0, difference) / FULL_EFFECT)
 
 
-def _checked(strengths: Sequence[float]) -> list[float]:
+def checked_strengths(strengths: Sequence[float]) -> list[float]:
     """Strengths in rising order, weakest first; raises ConfigError unless all are above 0."""
     values = sorted({float(s) for s in strengths})
     if not values or not all(math.isfinite(s) and s > 0 for s in values):

@@ -89,6 +89,9 @@ class ToyLM:
     def logits(self, ids: Tensor, mask: Tensor, hooks: Mapping[Site, Hook] | None = None) -> Tensor:
         return self._run(ids, mask, torch.zeros_like(mask), hooks)
 
+    def session(self, hooks: Mapping[Site, Hook] | None = None) -> ToyReader:
+        return ToyReader(self, hooks)
+
     def stream(
         self,
         prompts: Sequence[Sequence[int]],
@@ -124,6 +127,22 @@ class ToyLM:
 
     def lens(self, directions: Tensor) -> Tensor:
         return directions.float() @ self.unembed
+
+
+class ToyReader:
+    """Reads a text in pieces by running all of it again each time."""
+
+    def __init__(self, lm: ToyLM, hooks: Mapping[Site, Hook] | None) -> None:
+        self.lm, self.hooks = lm, hooks
+        self.ids: list[int] = []
+        self.generated: list[bool] = []
+
+    def feed(self, ids: Sequence[int], *, generated: bool = False) -> Tensor:
+        self.ids += ids
+        self.generated += [generated] * len(ids)
+        row = torch.tensor([self.ids])
+        marks = torch.tensor([self.generated])
+        return self.lm._run(row, torch.ones_like(marks), marks, self.hooks)[0, -1]
 
 
 MakeSAE = Callable[..., SAE]

@@ -13,7 +13,7 @@ from monoscope.ops.codes import SparseCodes
 from monoscope.steer import Add, find_writers, search_strength
 from monoscope.steer.apply import hooks_for
 from monoscope.steer.rows import Written, check_prompts, read
-from monoscope.steer.strength import _Judge, search_strengths
+from monoscope.steer.strength import Judge, search_strengths
 
 PROMPTS = ("my favourite", "i think", "once")
 TOKEN = 9
@@ -45,7 +45,7 @@ def written(rows, active, ce=2.0, distinct2=0.9):
 def test_figures_of_a_trial_by_hand(lm):
     plain = written([[5, 6], [7, 8, 9]], [0, 1.0, 0, 0, 0], ce=1.5, distinct2=0.8)
     text = written([[5, 5, 10], [10, 7]], [2.0, 0, 0.5, 0, 0], ce=3.0, distinct2=0.6)
-    judge = _Judge(lm, 3, {5: 0.5, 10: 0.25}, plain)
+    judge = Judge(lm, 3, {5: 0.5, 10: 0.25}, plain)
     trial = judge.trial(text, 0.4)
     promised, before = (0.5 + 0.5 + 0.25 + 0.25) / 5, 0.5 / 5
     assert trial.promised == pytest.approx(promised)
@@ -61,7 +61,7 @@ def test_figures_of_a_trial_by_hand(lm):
 
 def test_neither_count_alone_is_an_effect(lm):
     plain = written([[6] * 5], [0.0] * 5)
-    judge = _Judge(lm, 3, {5: 1.0}, plain)
+    judge = Judge(lm, 3, {5: 1.0}, plain)
     assert judge.trial(written([[5] * 5], [0.0] * 5), 1.0).score == 0.0  # promised, not reread
     assert judge.trial(written([[6] * 5], [1.0] * 5), 1.0).score == 0.0  # reread, not promised
     assert judge.trial(written([[5] * 5], [1.0] * 5), 1.0).score == 1.0
@@ -69,7 +69,7 @@ def test_neither_count_alone_is_an_effect(lm):
 
 
 def test_better_text_than_the_default_gets_no_bonus(lm):
-    judge = _Judge(lm, 3, {5: 1.0}, written([[6] * 5], [0.0] * 5, ce=2.0, distinct2=0.5))
+    judge = Judge(lm, 3, {5: 1.0}, written([[6] * 5], [0.0] * 5, ce=2.0, distinct2=0.5))
     assert judge.trial(written([[5] * 5], [1.0] * 5, ce=0.1, distinct2=1.0), 1.0).fluency == 1.0
 
 
@@ -86,7 +86,7 @@ def test_search_judges_the_texts_of_single_runs(lm, make_sae):
         new = [lm.generate([p], max_new_tokens=8, hooks=hooks)[0] for p in prompts]
         return read(lm, sae, prompts, new)
 
-    judge = _Judge(lm, 4, wanted, alone(0.0))
+    judge = Judge(lm, 4, wanted, alone(0.0))
     assert [t.times_norm for t in found.trials] == [0.3, 1.2]
     for trial in (found.default, *found.trials, found.reversed):
         by_hand = judge.trial(alone(trial.times_norm), trial.times_norm)
