@@ -2,6 +2,7 @@
 
 The choice of latents is made outside (select.py, cpu.py) and carries no gradient; these functions
 give the gradients of the values and of the reconstruction, which only the chosen entries have.
+Inside a `with RowGrads()` block the gradients of weight matrices go there as factors.
 """
 
 from __future__ import annotations
@@ -15,6 +16,23 @@ from torch.autograd.function import once_differentiable
 from monoscope.ops import backend
 from monoscope.ops.codes import SparseCodes
 from monoscope.ops.decode import latent_sums
+from monoscope.ops.rowgrads import Factor, RowGrads, open_grads
+
+
+def _keep_leaf(ctx: Any, weight: Tensor) -> None:
+    """Note the RowGrads that is open, where `weight` is a parameter and not computed from one."""
+    ctx.grads = open_grads() if weight.is_leaf else None
+    ctx.weight = weight if ctx.grads is not None else None
+
+
+def _row_gradient(ctx: Any, weight: Tensor, factor: Factor) -> Tensor | None:
+    """The factor's sums as a tensor [L, D], or None once it is handed to the open RowGrads."""
+    grads: RowGrads | None = ctx.grads
+    if grads is not None:
+        grads.add(ctx.weight, factor)
+        return None
+    sums: Tensor = backend(weight).row_sums(factor.codes, factor.coefficients, factor.rows)
+    return sums
 
 
 class _EncodeValues(torch.autograd.Function):
@@ -24,6 +42,7 @@ class _EncodeValues(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, w_enc, b_dec)
         ctx.codes = codes
+        _keep_leaf(ctx, w_enc)
         return codes.values.clone()
 
     @staticmethod
@@ -32,8 +51,9 @@ class _EncodeValues(torch.autograd.Function):
         x, w_enc, b_dec = ctx.saved_tensors
         codes: SparseCodes = ctx.codes
         grad_b_enc = latent_sums(codes, grad)
-        grad_w = backend(x).row_sums(codes, grad, x)  # Σ g (x - b_dec), the second part as rank one
-        grad_w.addr_(grad_b_enc, b_dec, alpha=-1.0)
+        grad_w = None
+        if ctx.needs_input_grad[1]:
+            grad_w = _row_gradient(ctx, w_enc, Factor(codes, grad, x - b_dec))
         return None, grad_w, grad_b_enc, -(grad_b_enc @ w_enc), None
 
 
@@ -42,6 +62,7 @@ class _Decode(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, w_dec: Tensor, codes: SparseCodes) -> Tensor:
         ctx.save_for_backward(values, w_dec)
         ctx.codes = codes
+        _keep_leaf(ctx, w_dec)
         out: Tensor = backend(w_dec).decode(codes.with_values(values), w_dec)
         return out
 
@@ -52,7 +73,9 @@ class _Decode(torch.autograd.Function):
         ops = backend(w_dec)
         grad = grad.contiguous()
         grad_values = ops.entry_dots(grad, ctx.codes, w_dec) if ctx.needs_input_grad[0] else None
-        grad_w = ops.row_sums(ctx.codes, values, grad) if ctx.needs_input_grad[1] else None
+        grad_w = None
+        if ctx.needs_input_grad[1]:
+            grad_w = _row_gradient(ctx, w_dec, Factor(ctx.codes, values, grad))
         return grad_values, grad_w, None
 
 

@@ -17,6 +17,7 @@ from monoscope.errors import FormatError
 from monoscope.files import sha256_file, sync, write_atomic, write_problem
 from monoscope.sae import SAE
 from monoscope.sae.recipes import Recipe
+from monoscope.train.optimizer import RowAdam
 
 _COUNTERS = ("step", "n_tokens", "scale", "guess", "memory", "cut_at", "cut_end")
 KEEP = 2  # checkpoints kept: the newest may have been cut short
@@ -34,7 +35,7 @@ class TrainState:
     """
 
     sae: SAE
-    optimizer: torch.optim.Adam
+    optimizer: RowAdam
     scale: float
     last_fired: Tensor
     generator: torch.Generator
@@ -47,7 +48,7 @@ class TrainState:
 
     @classmethod
     def fresh(cls, sae: SAE, recipe: Recipe, lr: float, scale: float, seed: int) -> TrainState:
-        optimizer = torch.optim.Adam(sae.parameters(), lr=lr, eps=recipe.adam_eps, fused=True)
+        optimizer = RowAdam(sae.parameters(), lr=lr, eps=recipe.adam_eps)
         last_fired = torch.zeros(sae.d_sae, dtype=torch.int64)
         generator = torch.Generator().manual_seed(seed)
         return cls(sae, optimizer, scale, last_fired, generator)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from monoscope.ops.rowgrads import RowGrads
 from monoscope.sae.recipes import Recipe
 from monoscope.train.config import TrainConfig
-from monoscope.train.decoder import project_gradient, renormalise
 from monoscope.train.objective import Objective, objective
 from monoscope.train.resample import resample
 from monoscope.train.schedule import lr_factor
@@ -38,18 +37,14 @@ def step(state: TrainState, recipe: Recipe, config: TrainConfig, raw: Tensor) ->
     for group in state.optimizer.param_groups:
         group["lr"] = lr
     chosen, smallest = sae.select_training(x, state.guess)
-    codes = sae.codes_with_grad(x, chosen)
     dead = state.dead(config.dead_after_tokens) if recipe.auxiliary else state.last_fired[:0]
-    terms = objective(sae, recipe, config, x, codes, dead, done)
     state.optimizer.zero_grad(set_to_none=True)
-    terms.total.backward()
-    if recipe.decoder == "unit":
-        project_gradient(sae)
-    if recipe.grad_clip is not None:
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), recipe.grad_clip)
-    state.optimizer.step()
-    if recipe.decoder == "unit":
-        renormalise(sae)
+    with RowGrads() as grads:
+        codes = sae.codes_with_grad(x, chosen)
+        terms = objective(sae, recipe, config, x, codes, dead, done)
+        terms.total.backward()
+    unit = (sae.W_dec,) if recipe.decoder == "unit" else ()
+    state.optimizer.descend(grads, unit=unit, max_norm=recipe.grad_clip)
     state.step += 1
     state.n_tokens += x.shape[0]
     state.guess = 0.9 * smallest
