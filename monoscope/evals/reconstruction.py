@@ -82,7 +82,7 @@ def measure(
     out = {name: DocumentSums(COLUMNS) for name in methods}
     for x, doc in tiles:
         for name, reconstruct in methods.items():
-            table = _token_table(x, *reconstruct(x), mean)
+            table = token_table(x, *reconstruct(x), mean)
             bad = ~table.isfinite().all(1)
             if bad.any():
                 raise DataError(
@@ -94,7 +94,7 @@ def measure(
     return out
 
 
-def _token_table(x: Tensor, x_hat: Tensor, l0: Tensor, mean: Tensor) -> Tensor:
+def token_table(x: Tensor, x_hat: Tensor, l0: Tensor, mean: Tensor) -> Tensor:
     """COLUMNS of each token, [N,7] fp64."""
     x, x_hat = x.double(), x_hat.double()
     norm, norm_hat = x.norm(dim=1), x_hat.norm(dim=1)

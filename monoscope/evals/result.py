@@ -61,6 +61,8 @@ class Result(_Figures):
     ce_sae: float | None = Field(None, description="cross-entropy with x̂ in place of x")
     ce_zero: float | None = Field(None, description="cross-entropy with 0 in place of x")
     ce_mean: float | None = Field(None, description="cross-entropy with the train mean instead")
+    kl_zero: float | None = Field(None, description="mean KL(clean ‖ zero in place of x), nats")
+    kl_mean: float | None = Field(None, description="mean KL(clean ‖ train mean instead), nats")
     baselines: dict[str, Baseline] = Field(description="reference methods, by name")
     provenance: dict[str, Any] = Field(description="model, site, mask policy and settings")
 

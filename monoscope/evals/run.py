@@ -15,7 +15,7 @@ from monoscope.artifact.checks import check_together
 from monoscope.errors import ConfigError, DataError
 from monoscope.evals import reconstruction, splice, tokens
 from monoscope.evals.baselines import FIT_TOKENS, Method, fit_baselines
-from monoscope.evals.bootstrap import LEVEL, Array, Metrics, Sums, intervals, point
+from monoscope.evals.bootstrap import LEVEL, Array, Metrics, Sums, intervals, point, ratio
 from monoscope.evals.reconstruction import Fired, Reconstruct
 from monoscope.evals.result import Baseline, Result
 from monoscope.sites import Site
@@ -219,9 +219,9 @@ class _Bar:
 def _downstream(sums: Mapping[str, Array]) -> dict[str, Array]:
     """Downstream figures of the SAE, and the cross-entropies they come from."""
     figures = splice.figures(sums, "sae")
-    return splice.losses(sums, ("clean", "sae", "zero", "mean")) | {
-        name: figure for name, figure in figures.items() if name != "ce"
-    }
+    ablated = {f"kl_{name}": ratio(sums[f"kl_{name}"], sums["n"]) for name in ("zero", "mean")}
+    losses = splice.losses(sums, ("clean", "sae", "zero", "mean"))
+    return losses | ablated | {name: figure for name, figure in figures.items() if name != "ce"}
 
 
 def _only_x_hat(reconstruct: Reconstruct) -> splice.Replace:

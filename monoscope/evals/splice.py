@@ -120,7 +120,7 @@ def _splice_batch(
     lm: LM, site: Site, policy: MaskPolicy, replacements: Mapping[str, Replace], batch: list[Window]
 ) -> tuple[Tensor, Tensor]:
     """The document of each scored prediction, [n], and its row of the columns, [n,C] fp64."""
-    ids, mask = _pad(batch, lm.pad_id, lm.device)
+    ids, mask = pad(batch, lm.pad_id, lm.device)
     seen: list[Tensor] = []
 
     def look(x: Tensor, at: Positions) -> Tensor:
@@ -155,7 +155,7 @@ def _hook(replace: Replace, keep: Tensor) -> Hook:
     return hook
 
 
-def _pad(batch: list[Window], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def pad(batch: list[Window], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Right-padded ids [B,S] and mask [B,S]."""
     lengths = torch.tensor([len(row.token_ids) for row in batch])
     ids = torch.full((len(batch), int(lengths.max())), pad_id, dtype=torch.int64)

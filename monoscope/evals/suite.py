@@ -1,0 +1,103 @@
+"""The suites: which metric families each is made of, in order, and running them one by one.
+
+A family is a module with VERSION and run(material) -> figures; a suite is a tuple of names and
+modules. A family that cannot be measured here says why under "skipped"; nothing is left out in
+silence. Every family, and the slow ones' parts, are kept by content as they finish.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from monoscope.artifact.checks import check_together
+from monoscope.errors import ConfigError, MismatchError, nearest
+from monoscope.evals import density, geometry, saebench, slices, specials
+from monoscope.evals.cache import Figures
+from monoscope.evals.material import CPU, FULL, Material
+from monoscope.evals.run import evaluate
+
+
+class _Core:
+    """The spine's own evaluation, as a family."""
+
+    VERSION = 1
+
+    @staticmethod
+    def run(material: Material) -> Figures:
+        sizes = material.sizes
+        return evaluate(
+            material.sae,
+            material.store,
+            material.lm,
+            n_tokens=sizes.held_out_tokens,
+            n_splice_tokens=sizes.splice_tokens,
+            bootstrap=material.bootstrap,
+            seed=material.seed,
+            dead_tokens=sizes.dead_tokens,
+        ).to_json()
+
+
+Family = ModuleType | type[_Core]
+
+CORE: tuple[tuple[str, Family], ...] = (
+    ("core", _Core),
+    ("density", density),
+    ("geometry", geometry),
+    ("slices", slices),
+    ("special_tokens", specials),
+    ("saebench", saebench),
+)
+SUITES: dict[str, tuple[tuple[str, Family], ...]] = {"core": CORE}
+
+
+@torch.no_grad()
+def run_suite(
+    material: Material,
+    suite: str = "core",
+    *,
+    finished: Callable[[str, float], None] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> dict[str, Any]:
+    """Evaluate with every family of `suite`: the JSON object of `saebench.output`.
+
+    finished: called with each family's name and seconds. clock: gives the date that is written.
+
+    Raises ConfigError for an unknown suite, MismatchError if SAE, store, model, atlas or further
+    SAEs do not belong together.
+    """
+    if suite not in SUITES:
+        close = nearest(suite, SUITES)
+        raise ConfigError(
+            "no such suite",
+            got=repr(suite),
+            expected=", ".join(SUITES),
+            hint=f"Did you mean {close}?" if close else None,
+        )
+    material = replace(material, sizes=_sizes(material, suite))
+    check_together(material.sae, material.store, material.lm)
+    for other in material.others:
+        check_together(other, material.store, None)
+        if other.config.d_in != material.sae.config.d_in:
+            raise MismatchError("the SAEs to compare have different widths")
+    families: dict[str, Figures] = {}
+    for name, family in SUITES[suite]:
+        began = time.perf_counter()
+        material.tell(name, 0, 1)
+        families[name] = material.part(name, family.VERSION, {}, partial(family.run, material))
+        if finished is not None:
+            finished(name, time.perf_counter() - began)
+    return saebench.output(material, suite, families, at_millis=int(clock() * 1000))
+
+
+def _sizes(material: Material, suite: str) -> Any:
+    """The suite's own sizes, unless others were given."""
+    if suite == "full" and material.sizes == CPU:
+        return FULL
+    return material.sizes
