@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from monoscope.artifact import load_sae, save_sae
     from monoscope.data.corpus import Corpus
     from monoscope.data.harvest import collect
+    from monoscope.data.store import load_store
     from monoscope.describe import info
     from monoscope.errors import MonoscopeError
     from monoscope.evals import evaluate
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from monoscope.features.labels import label
     from monoscope.lm import load_lm
     from monoscope.sae import SAE, SAEConfig
-    from monoscope.steer import Ablate, Add, Scale, Set, generate
+    from monoscope.steer import Ablate, Add, Cap, Scale, Set, generate
     from monoscope.train import train
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _ROOMS = {
     "load_lm": "monoscope.lm",
     "Corpus": "monoscope.data.corpus",
     "collect": "monoscope.data.harvest",
+    "load_store": "monoscope.data.store",
     "train": "monoscope.train",
     "load_sae": "monoscope.artifact",
     "save_sae": "monoscope.artifact",
@@ -71,6 +73,7 @@ __all__ = [
     "load_atlas",
     "load_lm",
     "load_sae",
+    "load_store",
     "save_sae",
     "train",
 ]

@@ -221,3 +221,11 @@ class ActivationStore:
                 expected=None if found is None else f"{size} bytes",
                 hint="Harvest the store again.",
             )
+
+
+def load_store(path: str | Path) -> ActivationStore:
+    """Open the store that `collect` wrote at `path`: a folder, or any fsspec URL.
+
+    Raises as ActivationStore.open.
+    """
+    return ActivationStore.open(path)

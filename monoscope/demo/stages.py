@@ -71,7 +71,7 @@ def run_demo(
     job.evaluate(sae, store, lm)
     atlas = job.index(sae, store, lm)
     job.label(atlas, sae, store)
-    job.steer(lm, sae, atlas)
+    job.steer(lm, sae, atlas, store)
     return _finish(job, atlas, store, lm, model)
 
 
@@ -201,7 +201,7 @@ class _Job:
                 label(atlas, sae, store, seed=self.seed, progress=tell)
             self.figures["label"] = label_summary(atlas.folder)
 
-    def steer(self, lm: LM, sae: SAE, atlas: Atlas) -> None:
+    def steer(self, lm: LM, sae: SAE, atlas: Atlas, store: ActivationStore) -> None:
         asked = {
             "sae": weights_hash(sae),
             "atlas": atlas.manifest["build"],
@@ -210,7 +210,7 @@ class _Job:
         }
         with self.stage("steer", "find a feature that writes, and steer with it"):
             self.figures["steer"] = self._kept(
-                "steer", asked, lambda: steer_sample(lm, sae, atlas, seed=self.seed)
+                "steer", asked, lambda: steer_sample(lm, sae, atlas, store, seed=self.seed)
             )
 
     @contextlib.contextmanager

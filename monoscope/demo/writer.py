@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+
+from monoscope.data.store import ActivationStore
 from monoscope.features.atlas import Atlas
-from monoscope.features.feature import Example, Feature
+from monoscope.features.feature import Row
 from monoscope.lm.protocol import LM
 from monoscope.sae import SAE
 from monoscope.steer import Add, by_rank, find_writers, generate
@@ -18,24 +22,31 @@ SAMPLE_PROMPTS = (
     "Today we are going to talk about",
     "The story begins with",
 )
-N_CANDIDATES = 120
-DENSITY = (1e-4, 2e-2)
-LEAST_F1 = 0.3
-_REACH = 8  # tokens on each side of a peak whose words count as the feature's company
-_LIFT, _IN_DOCUMENTS, _COMPANY = 5.0, 3, 8
-_COMPANY_WEIGHT = 0.3
+N_CANDIDATES, N_FINALISTS = 96, 8
+DENSITY = (1e-4, 5e-2)
+_SHARED = 0.005  # a word that more than this share of latents fires on stands for none of them
+_OWNED = 0.9  # share of its activation on one metadata value that makes a latent that value's own
+_N_TYPICAL = 24
+
+Promises = dict[int, dict[int, float]]  # latent -> token id -> weight in (0, 1]
 
 
-def steer_sample(lm: LM, sae: SAE, atlas: Atlas, *, seed: int) -> dict[str, Any]:
+def steer_sample(
+    lm: LM, sae: SAE, atlas: Atlas, store: ActivationStore, *, seed: int
+) -> dict[str, Any]:
     """Find the feature that writes best, and what the model says with it turned up.
 
     The JSON of `steer` for the first prompt, all prompts under "samples", and the search under
-    "writer", which is None (and "samples" empty) if no feature has a label good enough to try.
+    "writer", which is None (and "samples" empty) if no feature promises anything to try.
     """
-    promised = promises(lm, candidates(atlas))
+    promised = candidates(lm, sae, atlas, store)
     if not promised:
         return {"n_candidates": 0, "writer": None, "samples": []}
-    best = find_writers(lm, sae, promised, n_finalists=6, seed=seed)[0]
+    ranked = find_writers(
+        lm, sae, promised, n_finalists=N_FINALISTS, screen_at=0.4, strengths=(0.3, 0.4, 0.5),
+        seed=seed,
+    )  # fmt: skip
+    best = ranked[0]
     edit = Add(sae, best.latent, times_norm=best.times_norm)
     samples = []
     for prompt in SAMPLE_PROMPTS:
@@ -52,41 +63,107 @@ def steer_sample(lm: LM, sae: SAE, atlas: Atlas, *, seed: int) -> dict[str, Any]
     }
 
 
-def candidates(atlas: Atlas) -> list[Feature]:
-    """Alive features with a good label that fire neither too seldom nor too often."""
-    found: dict[int, None] = {}
-    for order, limit in (("interest", N_CANDIDATES // 2), ("label_score", N_CANDIDATES)):
-        for row in atlas.list(sort=order, limit=8 * N_CANDIDATES):
-            good = row.label_f1 is not None and row.label_f1 >= LEAST_F1
-            if good and DENSITY[0] <= row.density <= DENSITY[1] and len(found) < limit:
-                found[row.latent] = None
-    return [atlas.feature(latent) for latent in found]
+def candidates(lm: LM, sae: SAE, atlas: Atlas, store: ActivationStore) -> Promises:
+    """The features worth trying, half of each kind, and what they promise to write.
 
-
-def promises(lm: LM, features: Sequence[Feature]) -> dict[int, dict[int, float]]:
-    """What each feature promises to write: latent -> token id -> weight; none, no entry.
-
-    First the words it fires on, by how often (1/log2(2 + rank)), then at 0.3 the words that are
-    commoner near its peaks than near those of the other features.
+    Features of words promise the words that they fire on; features of one language, topic or source
+    promise the tokens typical of its documents.  Of each value those whose own direction points
+    at their promise best, by the logit lens: reading alone makes no writer.
     """
-    fired = {f.latent: _ranked(e.pieces[e.peak] for e in f.top) for f in features}
-    near = {f.latent: Counter(w for e in f.top for w in _company(e)) for f in features}
-    everywhere = sum(near.values(), Counter())
-    n_contexts = sum(len(f.top) for f in features)
-    company = {
-        f.latent: _lifted(near[f.latent], len(f.top), everywhere, n_contexts)
-        for f in features
-        if f.top
+    rows = [
+        row
+        for row in atlas.list(sort="density", limit=atlas.n_features)
+        if DENSITY[0] <= row.density <= DENSITY[1]
+    ]
+    half = N_CANDIDATES // 2
+    words = best_aimed(lm, sae, word_promises(lm, rows), half)
+    owners = owned(atlas.meta_mass(), store)
+    values = sorted(set(owners.values()))
+    typical = typical_tokens(store, values, lm.special_ids)
+    found = words
+    for value in values:
+        own = {row.latent: typical[value] for row in rows if owners.get(row.latent) == value}
+        found |= best_aimed(lm, sae, own, math.ceil(half / len(values)))
+    return found
+
+
+def word_promises(lm: LM, rows: Iterable[Row]) -> Promises:
+    """The words each feature fires on, commonest first; words that many features share left out."""
+    fired = {row.latent: [token for token in row.tokens if _is_word(token)] for row in rows}
+    shared = Counter(word for words in fired.values() for word in {_bare(w) for w in words})
+    most = max(2.0, _SHARED * len(fired))
+    own = {
+        latent: [word for word in words if shared[_bare(word)] <= most]
+        for latent, words in fired.items()
     }
-    pieces = sorted({p for group in (fired, company) for words in group.values() for p in words})
+    pieces = sorted({word for words in own.values() for word in words})
     ids = {p: e.ids[0] for p, e in zip(pieces, lm.encode(pieces), strict=True) if len(e.ids) == 1}
-    out: dict[int, dict[int, float]] = {}
-    for feature in features:
-        own = by_rank(ids[p] for p in fired[feature.latent] if p in ids)
-        if own:
-            others = (ids[p] for p in company[feature.latent] if p in ids)
-            out[feature.latent] = {token: _COMPANY_WEIGHT for token in others} | own
-    return out
+    promised = {latent: by_rank(ids[w] for w in words if w in ids) for latent, words in own.items()}
+    return {latent: tokens for latent, tokens in promised.items() if tokens}
+
+
+def owned(mass: Mapping[int, Mapping[str, float]], store: ActivationStore) -> dict[int, str]:
+    """Latents that fire almost only on one metadata value, one of under a quarter of the corpus.
+
+    A language or topic of much of the corpus is what a model writes anyway.
+    """
+    counts = _tokens_by_value(store)
+    total = store.n_tokens("train")
+    rare = {value for value, tokens in counts.items() if tokens.total() < total / 4}
+    found = {}
+    for latent, shares in mass.items():
+        value = max(rare & set(shares), key=lambda v: shares[v], default=None)
+        if value is not None and shares[value] >= _OWNED:
+            found[latent] = value
+    return found
+
+
+def typical_tokens(
+    store: ActivationStore, values: Iterable[str], left_out: frozenset[int]
+) -> dict[str, dict[int, float]]:
+    """For each metadata value v the tokens t that mark it most, by p(t|v) · log(p(t|v) / p(t))."""
+    counts = _tokens_by_value(store)
+    everywhere: Counter[int] = Counter()
+    for doc in store.documents("train"):
+        everywhere.update(doc.token_ids)
+    n = everywhere.total()
+
+    def mark(value: str, token: int) -> float:
+        share = counts[value][token] / counts[value].total()
+        return share * math.log(share * n / everywhere[token])
+
+    return {
+        value: dict.fromkeys(
+            sorted(set(counts[value]) - left_out, key=lambda t: -mark(value, t))[:_N_TYPICAL], 1.0
+        )
+        for value in values
+    }
+
+
+def best_aimed(lm: LM, sae: SAE, promised: Promises, n: int) -> Promises:
+    """The n features whose decoder row raises its promised tokens most, in standard deviations.
+
+    Σ_t w_t (z_t − mean z) / (std z · Σ_t w_t), for z = W_U (γ ⊙ d) the logit lens of the row.
+    """
+    aim: dict[int, float] = {}
+    latents = list(promised)
+    for start in range(0, len(latents), 256):
+        block = latents[start : start + 256]
+        logits = lm.lens(sae.W_dec[block])
+        logits = (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True)
+        for latent, row in zip(block, logits, strict=True):
+            tokens = torch.tensor(list(promised[latent]), device=row.device)
+            weights = torch.tensor(list(promised[latent].values()), device=row.device)
+            aim[latent] = float(row[tokens] @ weights / weights.sum())
+    return {latent: promised[latent] for latent in sorted(aim, key=lambda i: -aim[i])[:n]}
+
+
+def _tokens_by_value(store: ActivationStore) -> dict[str, Counter[int]]:
+    counts: dict[str, Counter[int]] = {}
+    for doc in store.documents("train"):
+        for key, value in doc.meta.items():
+            counts.setdefault(f"{key}={value}", Counter()).update(doc.token_ids)
+    return counts
 
 
 def _is_word(piece: str) -> bool:
@@ -94,25 +171,5 @@ def _is_word(piece: str) -> bool:
     return len(word) > 3 and word.isalpha()
 
 
-def _ranked(pieces: Iterable[str]) -> list[str]:
-    return [piece for piece, _ in Counter(p for p in pieces if _is_word(p)).most_common()]
-
-
-def _company(example: Example) -> set[str]:
-    """The words within reach of an example's peak, its own token left out."""
-    around = range(max(0, example.peak - _REACH), example.peak + _REACH + 1)
-    pieces = [example.pieces[i] for i in around if i < len(example.pieces) and i != example.peak]
-    return {piece for piece in pieces if _is_word(piece)}
-
-
-def _lifted(
-    near: Mapping[str, int], n: int, everywhere: Mapping[str, int], n_everywhere: int
-) -> list[str]:
-    """Words in three or more of a feature's n contexts and five times commoner there."""
-    lift = {
-        word: (count / n) / (everywhere[word] / n_everywhere)
-        for word, count in near.items()
-        if count >= _IN_DOCUMENTS
-    }
-    good = [word for word, value in lift.items() if value >= _LIFT]
-    return sorted(good, key=lambda word: (-near[word], -lift[word], word))[:_COMPANY]
+def _bare(piece: str) -> str:
+    return piece.strip().lower()

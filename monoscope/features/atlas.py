@@ -41,12 +41,13 @@ def load_atlas(folder: str | os.PathLike[str]) -> Atlas:
 class Atlas:
     """The latents of one SAE with their figures, examples, neighbours and labels.
 
-    folder: where it is; manifest: the content of atlas.json. May be used from several threads.
+    folder: where it is; manifest: the content of atlas.json; notebook: what humans wrote. May be
+    used from several threads.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
-        self._annotations = Annotations(folder / schema.ANNOTATIONS, manifest["sae"]["hash"])
+        self.notebook = Annotations(folder / schema.ANNOTATIONS, manifest["sae"]["hash"])
 
     def __repr__(self) -> str:
         return (
@@ -79,7 +80,7 @@ class Atlas:
 
         Raises LatentError, naming the range, for a latent that the SAE lacks.
         """
-        latent = self._require(latent)
+        latent = self.require(latent)
         human = self._human()
         row = self._ask(queries.FEATURE, {"latent": latent, **human})[0]
         return Feature(
@@ -135,6 +136,11 @@ class Atlas:
         """The label of every latent, a human's before a rule's; None where there is none."""
         return {row["latent"]: row["label"] for row in self._ask(queries.LABELS, self._human())}
 
+    def meta_mass(self) -> dict[int, dict[str, float]]:
+        """For every latent, the share of its activation that falls on each metadata value."""
+        rows = self._ask(queries.META_MASS, {})
+        return {row["latent"]: dict(row["meta_mass"] or {}) for row in rows}
+
     def set_labels(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Rewrite the label columns of the given latents, in one step; others keep theirs.
 
@@ -147,7 +153,7 @@ class Atlas:
         table = pq.read_table(path, schema=schema.SCHEMAS["features"])
         columns = {name: table[name].to_pylist() for name in schema.LABEL_COLUMNS}
         for row in rows:
-            latent = self._require(row["latent"])
+            latent = self.require(row["latent"])
             unknown = sorted(set(row) - {"latent", *columns})
             if unknown:
                 raise ConfigError(
@@ -165,13 +171,13 @@ class Atlas:
 
         Raises LatentError for a latent that the SAE lacks.
         """
-        self._annotations.write(self._require(latent), text)
+        self.notebook.write(self.require(latent), text)
 
     def annotations(self) -> dict[int, str]:
         """Every human's label, by latent."""
-        return self._annotations.read()
+        return self.notebook.read()
 
-    def _require(self, latent: Any) -> int:
+    def require(self, latent: Any) -> int:
         """The latent as a plain int; LatentError unless it is one that the SAE has."""
         try:
             number = -1 if isinstance(latent, bool) else operator.index(latent)
@@ -211,8 +217,11 @@ class Atlas:
         ]
 
     @cached_property
-    def _database(self) -> duckdb.DuckDBPyConnection:
-        """An in-memory database whose views read the Parquet files, and nothing else, in place."""
+    def database(self) -> duckdb.DuckDBPyConnection:
+        """An in-memory database whose views read the Parquet files, and nothing else, in place.
+
+        The views are named as the tables; whoever asks takes a cursor of their own.
+        """
         database = duckdb.connect()
         for name in schema.SCHEMAS:
             path = str((self.folder / schema.table_file(name)).absolute())
@@ -222,7 +231,7 @@ class Atlas:
 
     def _ask(self, query: str, given: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
         try:
-            cursor = self._database.cursor()
+            cursor = self.database.cursor()
             cursor.execute(query, dict(given))
             names = [column[0] for column in cursor.description or []]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

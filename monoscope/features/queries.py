@@ -20,15 +20,24 @@ WITH human AS (
     FROM features LEFT JOIN human USING (latent)
 )"""
 
-# interest = quality · commonness · variety · evidence, each from 0 to 1:
+# interest = quality · commonness · variety · evidence · words, each from 0 to 1:
 #   quality     how far the label's held-out F1 beats its base; 1 for a human's label; 0.05 without
 #               a measured label, so that an unlabelled atlas still has an order
 #   commonness  exp(−(log10 density + 3)² / 2): highest where one token in a thousand fires
-#   variety     different tokens among the top contexts, up to 5 of them: below 1, a token detector
+#   variety     different tokens among the top contexts, up to 4 of them: below 1, a token detector
 #   evidence    top contexts found, of the 20 kept
-ROWS = f"""{KNOWN}, top AS (
-    SELECT latent, count(*) AS n_top, count(DISTINCT lower(trim(token))) AS n_tokens
-    FROM examples WHERE kind = 'top' GROUP BY latent
+#   words       over the top contexts, mean of min(1, 2/n) where the token is a word of four letters
+#               or more and n latents have it among theirs; 0 elsewhere. A reader learns little from
+#               a feature of commas, of word beginnings, or of a word that many others share
+ROWS = f"""{KNOWN}, tops AS (
+    SELECT latent, lower(trim(token)) AS token FROM examples WHERE kind = 'top'
+), owners AS (
+    SELECT token, count(DISTINCT latent) AS n FROM tops GROUP BY token
+), top AS (
+    SELECT latent, count(*) AS n_top, count(DISTINCT token) AS n_tokens,
+        avg(CASE WHEN regexp_matches(token, '^\\pL{{4,}}$') THEN least(2.0 / n, 1.0) ELSE 0.0 END)
+            AS words
+    FROM tops JOIN owners USING (token) GROUP BY latent
 ), listed AS (
     SELECT latent, label, label_method, label_f1, label_auc, n_active, density, hist,
         known.max AS peak,
@@ -37,8 +46,9 @@ ROWS = f"""{KNOWN}, top AS (
                   WHEN label_f1 IS NULL THEN 0.05
                   ELSE greatest(label_f1 - coalesce(label_base, 0.0), 0.0) END)
             * exp(-0.5 * pow(log10(density) + 3.0, 2))
-            * least(n_tokens / 5.0, 1.0)
+            * least(n_tokens / 4.0, 1.0)
             * least(n_top / 20.0, 1.0)
+            * words
         END AS interest
     FROM known LEFT JOIN top USING (latent)
 )"""
@@ -102,6 +112,8 @@ def list_query(sort: str, descending: bool) -> str:
 
 
 LABELS = f"{KNOWN} SELECT latent, label FROM known ORDER BY latent"
+
+META_MASS = "SELECT latent, meta_mass FROM features ORDER BY latent"
 
 TOKENS = """
 SELECT latent, token FROM examples

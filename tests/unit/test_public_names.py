@@ -30,6 +30,7 @@ NAMES = [
     "load_atlas",
     "load_lm",
     "load_sae",
+    "load_store",
     "save_sae",
     "train",
 ]

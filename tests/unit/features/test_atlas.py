@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_tables_have_their_columns_and_nothing_else(made: Atlas, name: str) -> N
 
 def test_the_folder_holds_the_tables_and_the_manifest_alone(made: Atlas) -> None:
     names = sorted(path.name for path in made.folder.iterdir())
-    assert names == sorted([*(f"{name}.parquet" for name in TABLES), "atlas.json"])
+    assert names == sorted([*(f"{name}.parquet" for name in (*TABLES, "map")), "atlas.json"])
 
 
 def test_features_table(made: Atlas, dense: np.ndarray, store: FakeStore, lm: FakeLM,
@@ -330,7 +331,7 @@ def test_what_a_killed_index_left_is_cleared_away(
     (tmp_path / "examples.parquet").write_bytes(b"from a first run that never finished")
     atlas = index(sae, store, out=tmp_path, n_tokens=99)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [*(f"{name}.parquet" for name in TABLES), "atlas.json"]
+        [*(f"{name}.parquet" for name in (*TABLES, "map")), "atlas.json"]
     )
     assert atlas.manifest["n_tokens"] == 99
 
@@ -573,17 +574,23 @@ def test_what_is_searched_for_is_never_code(made: Atlas, query: str) -> None:
     assert made.n_features == len(made.list(limit=100, alive_only=False))
 
 
-def test_interest_prefers_measured_labels_varied_tokens_and_middling_density(
+def test_interest_prefers_measured_labels_varied_words_of_its_own_and_middling_density(
     atlas: Atlas, dense: np.ndarray
 ) -> None:
+    tops = {i: atlas.feature(i).top for i in range(atlas.n_features)}
+    tokens = {i: [e.token.strip(" ").lower() for e in top] for i, top in tops.items()}
+    owners = Counter(token for own in tokens.values() for token in set(own))
     for row in atlas.list(sort="interest", limit=100):
-        top = atlas.feature(row.latent).top
-        variety = len({e.token.strip(" ").lower() for e in top})
+        top, own = tops[row.latent], tokens[row.latent]
+        variety = len(set(own))
+        good = [min(1, 2 / owners[t]) if len(t) > 3 and t.isalpha() else 0 for t in own]
         density = (dense[:, row.latent] > 0).mean()
         commonness = np.exp(-((np.log10(density) + 3) ** 2) / 2)
-        expected = 0.05 * commonness * min(variety / 5, 1) * min(len(top) / 20, 1)
+        evidence = min(len(top) / 20, 1) * min(variety / 4, 1) * np.mean(good)
+        expected = 0.05 * commonness * evidence
         assert row.interest == pytest.approx(expected, rel=1e-9)
     before = {r.latent: r.interest for r in atlas.list(limit=100)}
+    assert before[5] > 0
     atlas.set_labels(
         [
             {"latent": 5, "label": "good", "label_f1": 0.9, "label_base": 0.1},
