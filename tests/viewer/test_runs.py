@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_curves_are_thinned_and_keep_their_end(client: TestClient, home: Path) -
     steps = told["columns"]["step"]
     assert len(steps) == 100
     assert steps[-1] == 1000
-    assert len({b - a for a, b in zip(steps, steps[1:], strict=False)}) == 1
+    assert len({b - a for a, b in pairwise(steps)}) == 1
     assert told["n_events"] == 1000
     assert told["notes"] == [{"step": 5, "diagnosis": "slow"}]
     assert told["end"] == (folder / "events.jsonl").stat().st_size - len('{"step": 1001, "n_tok')
