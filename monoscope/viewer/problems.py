@@ -74,7 +74,10 @@ def problem(
 def from_error(exc: MonoscopeError) -> JSONResponse:
     """The response that an error of ours amounts to."""
     status = status_of(exc)
-    return problem(status, exc.what, got=exc.got, expected=exc.expected, hint=exc.hint)
+    return problem(
+        status, exc.what, got=exc.got, expected=exc.expected, hint=exc.hint,
+        headers=getattr(exc, "headers", None),
+    )  # fmt: skip
 
 
 def install(app: FastAPI) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 from pydantic import BaseModel
 
 from monoscope.features.atlas import Atlas
+from monoscope.viewer.catalogue import Catalogue
 from monoscope.viewer.config import ViewerConfig
 
 
@@ -15,11 +17,14 @@ class ModelStatus(BaseModel):
     """Whether the language model and the SAE can be asked.
 
     state: "absent" (no SAE was given), "loading", "ready" or "failed"; detail: one line on why.
+    busy: whether a request runs at the moment; waiting: how many more are queued.
     """
 
     state: Literal["absent", "loading", "ready", "failed"]
     detail: str = ""
     model: str | None = None
+    busy: bool = False
+    waiting: int = 0
 
 
 class Engine(Protocol):
@@ -42,6 +47,11 @@ class ViewerState:
     config: ViewerConfig
     atlas: Atlas
     engine: Engine | None = None
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The tables that lists and searches ask; made by the first question."""
+        return Catalogue(self.atlas)
 
     def model_status(self) -> ModelStatus:
         """As the engine says; "absent" without one."""
