@@ -20,6 +20,7 @@ from monoscope.features.atlas import Atlas, load_atlas
 from monoscope.features.collect import Pass, Progress, collect_statistics
 from monoscope.features.labels import SUMMARY_FILE
 from monoscope.features.logits import logit_lens, no_lens
+from monoscope.features.map import map_table
 from monoscope.features.neighbours import (
     LEAST_BOTH,
     coactivation_neighbours,
@@ -89,7 +90,7 @@ def index(
 
 def _claim(out: str | os.PathLike[str]) -> Path:
     """The output folder, checked before any work is done."""
-    tables = [schema.table_file(name) for name in schema.SCHEMAS]
+    tables = [schema.table_file(name) for name in (*schema.SCHEMAS, *schema.OPTIONAL)]
     ours = [*tables, SUMMARY_FILE, schema.ANNOTATIONS + "*"]
     folder = require_folder(Path(out), schema.MANIFEST, also=ours)
     remove_partials(folder)
@@ -102,15 +103,19 @@ def _tables(statistics: Statistics, sae: Any, store: Any, lm: Any) -> dict[str, 
     numbers = np.unique(np.concatenate([c.doc for c in chosen]))
     documents = store.get_documents(numbers.tolist())
     lens = None if no_lens(lm, sae.config.d_in) else logit_lens(lm, sae.W_dec)
-    return {
+    neighbours = neighbours_table(
+        decoder_neighbours(sae.W_dec, statistics.pairs),
+        coactivation_neighbours(sae.W_dec, statistics.pairs),
+    )
+    tables = {
         "features": features_table(statistics, lens),
         "examples": examples_table(chosen, documents),
         "contexts": contexts_table(documents),
-        "neighbours": neighbours_table(
-            decoder_neighbours(sae.W_dec, statistics.pairs),
-            coactivation_neighbours(sae.W_dec, statistics.pairs),
-        ),
+        "neighbours": neighbours,
     }
+    if statistics.n_latents > 1:
+        tables["map"] = map_table(neighbours, statistics.n_latents, seed=statistics.seed)
+    return tables
 
 
 def _manifest(run: Pass, sae: Any, store: Any, lm: Any, asked: int | None) -> dict[str, Any]:

@@ -87,8 +87,17 @@ SCHEMAS = {
     ),
 }
 
+# Tables that an atlas may lack.
+OPTIONAL = {"map": pa.schema({"latent": pa.int64(), "x": pa.float32(), "y": pa.float32()})}
+
 # Small groups let a reader fetch one latent, or a few documents, without reading the rest.
-_GROUP_ROWS = {"features": 4096, "examples": 16_384, "contexts": 256, "neighbours": 65_536}
+_GROUP_ROWS = {
+    "features": 4096,
+    "examples": 16_384,
+    "contexts": 256,
+    "neighbours": 65_536,
+    "map": 65_536,
+}
 
 
 def table_file(name: str) -> str:

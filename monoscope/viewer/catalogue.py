@@ -1,0 +1,128 @@
+"""Catalogue: the atlas's latents as tables in memory, made once, so that searches are quick.
+
+Three tables stand beside the views of the Parquet files, in the same embedded database: `rows`, a
+line a latent; `terms`, which words of `vocabulary` each latent fires on (tier 2) or raises (tier 1)
+or lowers (tier 0); `metas`, the metadata values that hold a tenth of a latent's activation or more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+
+from monoscope.errors import FormatError
+from monoscope.features import queries
+from monoscope.features.atlas import Atlas
+from monoscope.features.map import read_map
+from monoscope.viewer.grammar import LEAST_SHARE
+
+_ROWS = f"""
+CREATE OR REPLACE TABLE rows AS {queries.ROWS}
+SELECT listed.latent, listed.label, listed.label_method, listed.label_f1, listed.label_auc,
+    listed.n_active, listed.density, listed.peak::DOUBLE AS peak, features.mean, listed.interest,
+    known.rule_label, features.label_method AS rule_method, features.label_f1 AS rule_f1,
+    features.label_auc AS rule_auc, features.label_base AS rule_base
+FROM listed JOIN known USING (latent) JOIN features USING (latent) ORDER BY listed.latent"""
+
+_TERMS = (
+    """CREATE OR REPLACE TABLE told AS
+    SELECT latent, 2::TINYINT AS tier, token AS text, count(*)::INT AS n
+    FROM examples GROUP BY latent, token
+    UNION ALL SELECT latent, 1, unnest(top_tokens), 1 FROM features
+    UNION ALL SELECT latent, 0, unnest(bottom_tokens), 1 FROM features""",
+    """CREATE OR REPLACE TABLE vocabulary AS
+    SELECT row_number() OVER ()::INT AS word, text, lower(text) AS small,
+        ' ' || regexp_replace(lower(text), '[^\\pL\\pN]', ' ', 'g') AS spaced
+    FROM (SELECT DISTINCT text FROM told WHERE text IS NOT NULL)""",
+    """CREATE OR REPLACE TABLE terms AS
+    SELECT word, latent, tier, n FROM told JOIN vocabulary USING (text) ORDER BY word""",
+    "DROP TABLE told",
+    f"""CREATE OR REPLACE TABLE metas AS
+    SELECT latent, entry.key AS name, entry.value AS share
+    FROM (SELECT latent, unnest(map_entries(meta_mass)) AS entry FROM features)
+    WHERE entry.value >= {LEAST_SHARE} ORDER BY name""",
+)
+
+_QUALITY = """CASE WHEN $text IS NOT NULL THEN 1.0 WHEN rule_f1 IS NULL THEN 0.05
+    ELSE greatest(rule_f1 - coalesce(rule_base, 0.0), 0.0) END"""
+_EDITED = """
+UPDATE rows SET label = coalesce($text, rule_label),
+    label_method = CASE WHEN $text IS NULL THEN rule_method ELSE 'human' END,
+    label_f1 = CASE WHEN $text IS NULL THEN rule_f1 END,
+    label_auc = CASE WHEN $text IS NULL THEN rule_auc END
+WHERE latent = $latent"""
+
+
+class Catalogue:
+    """The tables, made when they are first asked for; safe to use from several threads."""
+
+    def __init__(self, atlas: Atlas) -> None:
+        self.atlas = atlas
+        self._lock = threading.Lock()
+        self._made = False
+
+    def ask(self, query: str, given: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Rows of a query over the tables, as dicts."""
+        cursor = self._run(query, given)
+        names = [column[0] for column in cursor.description or []]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def columns(self, query: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """A query's columns as NumPy arrays."""
+        return dict(self._run(query, given).fetchnumpy())
+
+    def relabel(self, latent: int, text: str | None) -> None:
+        """Take over a label that a human has just set or, with None, removed."""
+        self._run(_EDITED, {"latent": latent, "text": text})
+
+    def remap(self) -> None:
+        """Take over a map that has just been made."""
+        with self._lock:
+            self._made = False
+
+    def _run(self, query: str, given: Mapping[str, Any] | None) -> duckdb.DuckDBPyConnection:
+        self._make()
+        cursor = self.atlas.database.cursor()
+        try:
+            return cursor.execute(query, dict(given or {}))
+        except (duckdb.IOException, duckdb.InvalidInputException) as exc:
+            raise FormatError(f"a table of {self.atlas.folder} is damaged", got=exc) from exc
+
+    def _ready(self) -> bool:
+        return self._made
+
+    def _make(self) -> None:
+        if self._ready():
+            return
+        with self._lock:
+            if self._ready():  # another thread was quicker
+                return
+            cursor = self.atlas.database.cursor()
+            labels = self.atlas.annotations()
+            human = {"human_latents": [*labels], "human_texts": [*labels.values()]}
+            cursor.execute(_ROWS, human)
+            for statement in _TERMS:
+                cursor.execute(statement)
+            self._place(cursor)
+            self._made = True
+
+    def _place(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """The map's coordinates beside the rows; null where the atlas has no map."""
+        table = read_map(self.atlas)
+        cursor.execute("ALTER TABLE rows ADD COLUMN x FLOAT")
+        cursor.execute("ALTER TABLE rows ADD COLUMN y FLOAT")
+        if table is not None:
+            cursor.register("placed", table)
+            cursor.execute(
+                "UPDATE rows SET x = placed.x, y = placed.y FROM placed "
+                "WHERE rows.latent = placed.latent"
+            )
+            cursor.unregister("placed")
+
+
+def integers(values: Sequence[int]) -> str:
+    """Whole numbers as an SQL list, which DuckDB prunes by better than by a joined table."""
+    return ", ".join(str(int(value)) for value in values) or "NULL"
