@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -87,28 +88,45 @@ def features_on_text(
     Raises ConfigError if the SAE does not say where it was trained or the window is too small;
     MismatchError if the SAE is another model's; CorpusError if the text holds no tokens.
     """
+    encoded = lm.encode([text])[0]
+    return features_on_ids(
+        lm, sae, encoded.ids, encoded.pieces(text), prefix=lm.prefix_ids,
+        context_length=context_length,
+    )  # fmt: skip
+
+
+def features_on_ids(
+    lm: LM,
+    sae: SAE,
+    ids: Sequence[int],
+    pieces: Sequence[str],
+    *,
+    prefix: Sequence[int] = (),
+    context_length: int = CONTEXT_LENGTH,
+) -> TextFeatures:
+    """As `features_on_text`, for tokens that are already there, such as a chat in its template.
+
+    pieces: the text of each token.  prefix: what is put in front of every window.
+    """
     site = _site(sae)
     _check(lm, sae, site)
-    encoded = lm.encode([text])[0]
-    if not encoded.ids:
-        raise CorpusError("there is nothing to read: the text has no tokens", got=repr(text))
+    if not ids:
+        raise CorpusError("there is nothing to read: the text has no tokens")
     length = min(context_length, lm.context_length)
-    if length <= len(lm.prefix_ids):
+    if length <= len(prefix):
         raise ConfigError(
             "the window is too small",
             got=f"context_length {length}",
-            expected=f"more than {len(lm.prefix_ids)}",
+            expected=f"more than {len(prefix)}",
         )
-    x, kept = _activations(lm, site, _policy(sae, lm), encoded.ids, length)
+    x, kept = _activations(lm, site, _policy(sae, lm), list(ids), list(prefix), length)
     codes = sae.encode(x[kept])
     active = _by_token(codes, kept)
     tokens = tuple(
         TextToken(piece, token_id, bool(k), fired)
-        for piece, token_id, k, fired in zip(
-            encoded.pieces(text), encoded.ids, kept.tolist(), active, strict=True
-        )
+        for piece, token_id, k, fired in zip(pieces, ids, kept.tolist(), active, strict=True)
     )
-    return TextFeatures(text, str(site), tokens, _totals(tokens))
+    return TextFeatures("".join(pieces), str(site), tokens, _totals(tokens))
 
 
 def _site(sae: SAE) -> Site:
@@ -151,10 +169,9 @@ def _policy(sae: SAE, lm: LM) -> MaskPolicy:
 
 
 def _activations(
-    lm: LM, site: Site, policy: MaskPolicy, ids: list[int], length: int
+    lm: LM, site: Site, policy: MaskPolicy, ids: list[int], prefix: list[int], length: int
 ) -> tuple[Tensor, Tensor]:
     """x [S, D] float32 and kept [S] bool for the S tokens of a text, window by window."""
-    prefix = list(lm.prefix_ids)
     step = length - len(prefix)
     windows = [ids[start : start + step] for start in range(0, len(ids), step)]
     xs, kept = [], []
