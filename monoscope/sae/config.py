@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from monoscope.errors import ConfigError, nearest
 
-Activation = Literal["relu", "topk", "batchtopk"]
+Activation = Literal["relu", "topk", "batchtopk", "jumprelu", "gated", "sigmoid", "identity"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+WITH_K = ("topk", "batchtopk")
+WITH_HIDDEN = ("relu", "sigmoid", "identity")
+PER_TOKEN = ("none", "unit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +21,11 @@ class SAEConfig:
     """Sizes and activation of an SAE.
 
     d_in: D, width of the activations.  d_sae: L, number of latents.
-    k: active latents a token, for topk and batchtopk; None for relu.
+    k: active latents a token, for topk and batchtopk, as a count or (0 < k < 1) a share of d_sae;
+    None for the others.
+    normalisation: what encode does to each token; "unit" brings x − b_dec to norm √D, and gives the
+    norm back to the codes.
+    hidden: widths of the layers between x and the latents, mirrored on the way back.
 
     Raises ConfigError for sizes out of range and for a k that does not go with the activation.
     """
@@ -26,39 +34,62 @@ class SAEConfig:
     d_sae: int
     activation: Activation = "batchtopk"
     k: int | None = 32
+    normalisation: Literal["none", "unit"] = "none"
+    hidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("d_in", "d_sae"):
             require_int(name, getattr(self, name), low=1)
-        if self.activation not in ACTIVATIONS:
-            close = nearest(str(self.activation), ACTIVATIONS)
+        require_one_of("activation", self.activation, ACTIVATIONS)
+        require_one_of("normalisation", self.normalisation, PER_TOKEN)
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for width in self.hidden:
+            require_int("a width in hidden", width, low=1)
+        if self.hidden and self.activation not in WITH_HIDDEN:
             raise ConfigError(
-                "unknown activation",
-                got=repr(self.activation),
-                expected=f"one of {', '.join(ACTIVATIONS)}",
-                hint=f"Did you mean {close}?" if close else None,
+                f"hidden layers do not go with {self.activation}",
+                got=list(self.hidden),
+                expected=f"an activation among {', '.join(WITH_HIDDEN)}",
             )
-        if self.activation == "relu":
-            if self.k is not None:
-                raise ConfigError("k does not go with relu", got=self.k, hint="Leave k out.")
-            return
-        require_int("k", self.k, low=1)
-        if self.k is not None and self.k > self.d_sae:
+        if self.activation in WITH_K:
+            object.__setattr__(self, "k", count_of("k", self.k, self.d_sae))
+        elif self.k is not None:
             raise ConfigError(
-                "k is larger than d_sae",
-                got=f"k {self.k}, d_sae {self.d_sae}",
-                expected=f"1 <= k <= {self.d_sae}",
-                hint="Lower --k or raise --d-sae.",
+                f"k does not go with {self.activation}", got=self.k, hint="Leave k out."
             )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "hidden": list(self.hidden)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> SAEConfig:
         """Read a config back; unknown keys are errors that name the nearest."""
         check_keys("SAE config", values, [f.name for f in fields(cls)])
         return cls(**values)
+
+
+def count_of(name: str, value: object, d_sae: int) -> int:
+    """A number of latents given as a count, or as a share 0 < value < 1 of d_sae."""
+    if isinstance(value, float) and not value.is_integer():
+        if not 0.0 < value < 1.0:
+            raise ConfigError(
+                f"{name} is out of range",
+                got=value,
+                expected=f"a count from 1 to {d_sae}, or a share of d_sae between 0 and 1",
+            )
+        return max(1, round(value * d_sae))
+    if isinstance(value, float) and value > 1.0:
+        value = int(value)
+    require_int(name, value, low=1)
+    assert isinstance(value, int)
+    if value > d_sae:
+        raise ConfigError(
+            f"{name} is larger than d_sae",
+            got=f"{name} {value}, d_sae {d_sae}",
+            expected=f"1 <= {name} <= {d_sae}",
+            hint=f"Lower {name} or raise d_sae.",
+        )
+    return value
 
 
 def check_keys(what: str, values: Mapping[str, Any], known: list[str]) -> None:
@@ -74,6 +105,18 @@ def check_keys(what: str, values: Mapping[str, Any], known: list[str]) -> None:
             )
 
 
+def require_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    """Raise ConfigError for a name that is not among `known`, naming the nearest one."""
+    if value not in known:
+        close = nearest(str(value), known)
+        raise ConfigError(
+            f"unknown {name}",
+            got=repr(value),
+            expected=f"one of {', '.join(known)}",
+            hint=f"Did you mean {close}?" if close else None,
+        )
+
+
 def require_int(name: str, value: object, *, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(
@@ -81,9 +124,16 @@ def require_int(name: str, value: object, *, low: int) -> None:
         )
 
 
-def require_number(name: str, value: object, *, low: float, high: float) -> None:
+def require_number(
+    name: str, value: object, *, low: float, high: float, above: bool = False
+) -> None:
+    """Raise ConfigError unless low <= value <= high, or low < value with `above`."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= float(value) <= high:  # type: ignore[arg-type]
+    number = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    if not low <= number <= high or (above and number == low):
+        sign = "<" if above else "<="
         raise ConfigError(
-            f"{name} is out of range", got=repr(value), expected=f"{low:g} <= {name} <= {high:g}"
+            f"{name} is out of range",
+            got=repr(value),
+            expected=f"{low:g} {sign} {name} <= {high:g}",
         )

@@ -5,39 +5,58 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from monoscope.errors import ConfigError, nearest
-from monoscope.sae.config import Activation
+from monoscope.sae.config import Activation, require_one_of
+from monoscope.sae.normalise import Normalisation
+
+_MATRYOSHKA = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Which parts a recipe is made of, and its defaults.
 
+    The parts:
     reconstruction, sparsity, auxiliary: the loss terms (losses.py).  decoder: "unit" keeps rows at
-    norm 1, "free" leaves them.  normalisation: "mean_norm" scales inputs so that E‖x‖ = √D.
-    init_norm: norm of the decoder rows at the start.
-    resample: restart dead latents (Bricken 2023).
+    norm 1, "free" leaves them.  resample: restart dead latents (Bricken 2023).
+    rows: decoder rows start as random directions or as data points; init_norm: their norm.
+    start_l0: latents a token that fire at the start, by biases or thresholds fitted to the data;
+    None leaves them at 0.  bottleneck: d_sae must be smaller than d_in.
+
+    Defaults of settings (TrainConfig says what each is); None: does not go with the recipe.
     lr is for d_sae = 4096 where lr_by_width scales it by √(4096 / d_sae).
     """
 
     paper: str
     activation: Activation
     reconstruction: Literal["relative", "squared"]
-    sparsity: Literal["l1", "l1_decoder_norm"] | None = None
-    auxiliary: Literal["auxk"] | None = None
+    sparsity: Literal["l1", "l1_decoder_norm", "l0_step", "l0_tanh", "kl"] | None = None
+    auxiliary: Literal["auxk", "preact"] | None = None
     decoder: Literal["unit", "free"] = "unit"
-    normalisation: Literal["mean_norm", "none"] = "mean_norm"
     resample: bool = False
+    rows: Literal["data", "random"] = "data"
     init_norm: float = 1.0
+    start_l0: float | None = None
+    bottleneck: bool = False
+
+    normalisation: Normalisation = "mean_norm"
     lr: float
-    lr_by_width: bool = False
+    lr_by_width: bool = True
+    threshold_lr: float = 1.0
     warmup_fraction: float = 0.02
     decay_fraction: float
-    sparsity_coefficient: float = 0.0
-    sparsity_warmup_fraction: float = 0.0
-    auxk_coefficient: float = 0.0
+    sparsity_coefficient: float | None = None
+    sparsity_warmup_fraction: float | None = None
+    auxk_coefficient: float | None = None
+    preact_coefficient: float | None = None
+    bandwidth: float | None = None
+    rho: float | None = None
+    prefixes: tuple[float, ...] | None = None
+    tied: bool | None = None
+    k_start: float | None = None
+    k_anneal_fraction: float | None = None
     grad_clip: float | None = None
     adam_eps: float = 6.25e-10
+    adam_beta1: float = 0.9
 
 
 RECIPES: dict[str, Recipe] = {
@@ -47,8 +66,8 @@ RECIPES: dict[str, Recipe] = {
         reconstruction="relative",
         auxiliary="auxk",
         auxk_coefficient=1 / 32,
+        k_anneal_fraction=0.0,
         lr=2e-3,
-        lr_by_width=True,
         decay_fraction=0.8,
     ),
     "batchtopk": Recipe(
@@ -57,9 +76,51 @@ RECIPES: dict[str, Recipe] = {
         reconstruction="relative",
         auxiliary="auxk",
         auxk_coefficient=1 / 32,
+        k_anneal_fraction=0.0,
         lr=2e-3,
-        lr_by_width=True,
         decay_fraction=0.8,
+    ),
+    "matryoshka": Recipe(
+        paper="Bussmann et al. 2025, Learning multi-level features with Matryoshka sparse "
+        "autoencoders, arXiv 2503.17547",
+        activation="batchtopk",
+        reconstruction="relative",
+        prefixes=_MATRYOSHKA,
+        auxiliary="auxk",
+        auxk_coefficient=1 / 32,
+        k_anneal_fraction=0.0,
+        lr=2e-3,
+        decay_fraction=0.8,
+    ),
+    "jumprelu": Recipe(
+        paper="Rajamanoharan et al. 2024, Jumping ahead, arXiv 2407.14435",
+        activation="jumprelu",
+        reconstruction="squared",
+        sparsity="l0_step",
+        sparsity_coefficient=1.0,
+        sparsity_warmup_fraction=0.1,
+        bandwidth=0.5,
+        start_l0=64,
+        lr=1e-3,
+        decay_fraction=0.5,
+        adam_beta1=0.0,
+        adam_eps=1e-8,
+    ),
+    "jumprelu_tanh": Recipe(
+        paper="Conerly et al. 2025, Circuits updates January 2025, transformer-circuits.pub",
+        activation="jumprelu",
+        reconstruction="squared",
+        sparsity="l0_tanh",
+        auxiliary="preact",
+        decoder="free",
+        sparsity_coefficient=2.0,
+        sparsity_warmup_fraction=1.0,
+        preact_coefficient=3e-6,
+        bandwidth=2.0,
+        start_l0=64,
+        lr=1e-3,
+        decay_fraction=0.2,
+        grad_clip=1.0,
     ),
     "bricken": Recipe(
         paper="Bricken et al. 2023, Towards monosemanticity, transformer-circuits.pub",
@@ -69,8 +130,8 @@ RECIPES: dict[str, Recipe] = {
         sparsity_coefficient=5.0,
         sparsity_warmup_fraction=0.05,
         resample=True,
+        rows="random",
         lr=1e-3,
-        lr_by_width=True,
         decay_fraction=0.2,
     ),
     "templeton": Recipe(
@@ -81,22 +142,73 @@ RECIPES: dict[str, Recipe] = {
         sparsity_coefficient=5.0,
         sparsity_warmup_fraction=0.05,
         decoder="free",
+        rows="random",
         init_norm=0.1,
         lr=5e-5,
+        lr_by_width=False,
         decay_fraction=0.2,
         grad_clip=1.0,
+    ),
+    "gated": Recipe(
+        paper="Rajamanoharan et al. 2024, Improving dictionary learning with gated sparse "
+        "autoencoders, arXiv 2404.16014",
+        activation="gated",
+        reconstruction="squared",
+        sparsity="l1",
+        sparsity_coefficient=5.0,
+        sparsity_warmup_fraction=0.05,
+        resample=True,
+        lr=1e-3,
+        decay_fraction=0.2,
+        adam_beta1=0.0,
+        adam_eps=1e-8,
+    ),
+    "kl": Recipe(
+        paper="Ng 2011, Sparse autoencoder, CS294A lecture notes; linear decoder as in UFLDL",
+        activation="sigmoid",
+        reconstruction="squared",
+        sparsity="kl",
+        sparsity_coefficient=3.0,
+        sparsity_warmup_fraction=0.0,
+        rho=0.05,
+        decoder="free",
+        rows="random",
+        normalisation="standardize",
+        lr=1e-3,
+        lr_by_width=False,
+        decay_fraction=0.5,
+        adam_eps=1e-8,
+    ),
+    "ksparse": Recipe(
+        paper="Makhzani and Frey 2013, k-sparse autoencoders, arXiv 1312.5663",
+        activation="topk",
+        reconstruction="squared",
+        decoder="free",
+        tied=True,
+        k_start=4.0,
+        k_anneal_fraction=0.5,
+        lr=1e-3,
+        decay_fraction=0.5,
+        adam_eps=1e-8,
+    ),
+    "autoencoder": Recipe(
+        paper="Hinton and Salakhutdinov 2006, Reducing the dimensionality of data with neural "
+        "networks, Science 313; with ReLU and Adam",
+        activation="relu",
+        reconstruction="squared",
+        decoder="free",
+        bottleneck=True,
+        rows="random",
+        normalisation="standardize",
+        lr=1e-3,
+        lr_by_width=False,
+        decay_fraction=0.5,
+        adam_eps=1e-8,
     ),
 }
 
 
 def get_recipe(name: str) -> Recipe:
     """The row called `name`; ConfigError names the nearest one that exists."""
-    if name in RECIPES:
-        return RECIPES[name]
-    close = nearest(name, RECIPES)
-    raise ConfigError(
-        "unknown recipe",
-        got=repr(name),
-        expected=f"one of {', '.join(RECIPES)}",
-        hint=f"Did you mean {close}?" if close else None,
-    )
+    require_one_of("recipe", name, tuple(RECIPES))
+    return RECIPES[name]

@@ -1,4 +1,4 @@
-"""The end of a run: fold the scale, fix the inference threshold, and measure what came out."""
+"""The end of a run: fold the normalisation, fix the inference threshold, measure what came out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from monoscope.sae import SAE
 from monoscope.sae.model import ENCODE_BATCH
-from monoscope.sae.surgery import fold_scale
+from monoscope.sae.normalise import Normaliser
+from monoscope.sae.surgery import fold
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,14 @@ class Measured:
 
 
 @torch.no_grad()
-def finish(sae: SAE, scale: float, guess: float, batches: list[Tensor]) -> Measured:
+def finish(sae: SAE, inputs: Normaliser, guess: float, batches: list[Tensor]) -> Measured:
     """Fold, calibrate and measure, in place; batches are raw x [N, D]."""
-    fold_scale(sae, scale)
-    if sae.config.activation == "batchtopk":
-        calibrate_threshold(sae, batches, start=0.5 * guess / scale)
+    if sae.config.activation != "batchtopk":
+        fold(sae, inputs)
+        return measure(sae, batches)
+    sae.threshold.fill_(guess)
+    fold(sae, inputs)
+    calibrate_threshold(sae, batches, start=0.5 * float(sae.threshold))
     return measure(sae, batches)
 
 
@@ -42,7 +46,8 @@ def calibrate_threshold(sae: SAE, batches: list[Tensor], start: float) -> None:
     wanted = sae.config.k * sum(b.shape[0] for b in batches)
     while True:
         sae.threshold.fill_(start)
-        values = torch.cat([sae.encode(b).values for b in batches])
+        tiles = (tile for batch in batches for tile in batch.split(ENCODE_BATCH))
+        values = torch.cat([sae.choose(tile).values for tile in tiles])
         if values.numel() > wanted or start <= 0:
             break
         start = 0.7 * start if start > 1e-9 else 0.0

@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
-from monoscope.sae.config import SAEConfig, check_keys, require_int, require_number
-from monoscope.sae.recipes import get_recipe
+from monoscope.errors import ConfigError
+from monoscope.sae.config import (
+    WITH_K,
+    SAEConfig,
+    check_keys,
+    count_of,
+    require_int,
+    require_number,
+    require_one_of,
+)
+from monoscope.sae.normalise import NORMALISATIONS
+from monoscope.sae.recipes import Recipe, get_recipe
+
+DEFAULT_D_SAE, DEFAULT_K = 4096, 32
+# low, high, and whether low itself is excluded
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    "lr": (0.0, 1.0, False),
+    "warmup_fraction": (0.0, 1.0, False),
+    "decay_fraction": (0.0, 1.0, False),
+    "sparsity_coefficient": (0.0, 1e6, False),
+    "sparsity_warmup_fraction": (0.0, 1.0, False),
+    "auxk_coefficient": (0.0, 1e3, False),
+    "preact_coefficient": (0.0, 1e3, False),
+    "bandwidth": (0.0, 1e3, True),
+    "rho": (0.0, 1.0, True),
+    "k_anneal_fraction": (0.0, 1.0, False),
+    "grad_clip": (0.0, 1e6, True),
+}
+# Settings that only some recipes have: not among the recipe's defaults, not accepted.
+_OF_SOME = (
+    "sparsity_coefficient",
+    "sparsity_warmup_fraction",
+    "auxk_coefficient",
+    "preact_coefficient",
+    "bandwidth",
+    "rho",
+    "prefixes",
+    "tied",
+    "k_anneal_fraction",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +55,15 @@ class TrainConfig:
 
     n_tokens: training tokens, over all passes.  lr: Adam's step size at its highest.
     warmup_fraction, decay_fraction: shares of the run with rising and falling lr.
+    normalisation: of the inputs: none, mean_norm, standardize or unit.
+    sparsity_coefficient: what the sparsity term is multiplied by, after a rise over the first
+    sparsity_warmup_fraction of the run.  target_l0: latents a token to steer that coefficient to,
+    as a count or a share of d_sae.
+    k_start: latents a token at the start (topk, batchtopk), as a count or a share of d_sae; it
+    becomes k over the first k_anneal_fraction of the run.
+    prefixes: the nested dictionaries of matryoshka, as ascending shares of d_sae that end in 1.
+    bandwidth: ε of jumprelu's straight-through estimators, in units where E‖x‖ = √D.
+    rho: the mean activation that kl asks of a unit.  tied: one matrix both ways (ksparse).
     dead_after_tokens: a latent that has not fired for this long counts as dead.
     checkpoint_every_tokens: how often the run is saved; 0 only at its end.
     """
@@ -27,53 +75,157 @@ class TrainConfig:
     lr: float | None = None
     warmup_fraction: float | None = None
     decay_fraction: float | None = None
+    normalisation: str | None = None
     sparsity_coefficient: float | None = None
+    sparsity_warmup_fraction: float | None = None
+    target_l0: float | None = None
+    k_start: float | None = None
+    k_anneal_fraction: float | None = None
+    prefixes: tuple[float, ...] | None = None
+    bandwidth: float | None = None
+    rho: float | None = None
+    tied: bool | None = None
     auxk_coefficient: float | None = None
     k_aux: int | None = None
+    preact_coefficient: float | None = None
+    grad_clip: float | None = None
     dead_after_tokens: int | None = None
     resample_every_tokens: int | None = None
     checkpoint_every_tokens: int = 1_000_000
 
     def __post_init__(self) -> None:
-        get_recipe(self.recipe)
+        recipe = get_recipe(self.recipe)
         for name, low in (("n_tokens", 1), ("batch_size", 2), ("seed", 0)):
             require_int(name, getattr(self, name), low=low)
         require_int("checkpoint_every_tokens", self.checkpoint_every_tokens, low=0)
         for name in ("k_aux", "dead_after_tokens", "resample_every_tokens"):
             if getattr(self, name) is not None:
                 require_int(name, getattr(self, name), low=1)
-        for name, high in (
-            ("lr", 1.0),
-            ("warmup_fraction", 1.0),
-            ("decay_fraction", 1.0),
-            ("sparsity_coefficient", 1e6),
-            ("auxk_coefficient", 1e3),
-        ):
+        for name, (least, most, above) in _RANGES.items():
             if getattr(self, name) is not None:
-                require_number(name, getattr(self, name), low=0.0, high=high)
+                require_number(name, getattr(self, name), low=least, high=most, above=above)
+        if self.normalisation is not None:
+            require_one_of("normalisation", self.normalisation, NORMALISATIONS)
+        if self.tied is not None and not isinstance(self.tied, bool):
+            raise ConfigError("tied is out of range", got=repr(self.tied), expected="true or false")
+        if self.prefixes is not None:
+            object.__setattr__(self, "prefixes", _checked_prefixes(self.prefixes))
+        self._check_belongs(recipe)
+
+    def _check_belongs(self, recipe: Recipe) -> None:
+        """Refuse a setting that this recipe has no use for."""
+        for name in _OF_SOME:
+            if getattr(self, name) is not None and getattr(recipe, name) is None:
+                raise _misplaced(name, self.recipe)
+        if self.target_l0 is not None and recipe.sparsity is None:
+            hint = "Set k." if recipe.activation in WITH_K else None
+            raise _misplaced("target_l0", self.recipe, hint or "It has no penalty to steer.")
+        if self.k_start is not None and recipe.activation not in WITH_K:
+            raise _misplaced("k_start", self.recipe)
+        if self.k_aux is not None and recipe.auxiliary != "auxk":
+            raise _misplaced("k_aux", self.recipe)
+        if self.resample_every_tokens is not None and not recipe.resample:
+            raise _misplaced("resample_every_tokens", self.recipe)
+        if recipe.activation == "sigmoid" and self.normalisation == "unit":
+            raise ConfigError(
+                "normalisation unit does not go with kl",
+                expected="none, mean_norm or standardize",
+                hint="A sigmoid's codes cannot be given the norm back.",
+            )
 
     def resolved(self, sae: SAEConfig) -> TrainConfig:
         """The same with every None filled in from the recipe and the sizes of the SAE."""
         recipe = get_recipe(self.recipe)
-        lr = recipe.lr * ((4096 / sae.d_sae) ** 0.5 if recipe.lr_by_width else 1.0)
+        target = None if self.target_l0 is None else float(target_count(self.target_l0, sae.d_sae))
         defaults: dict[str, Any] = {
-            "lr": lr,
-            "warmup_fraction": recipe.warmup_fraction,
-            "decay_fraction": recipe.decay_fraction,
-            "sparsity_coefficient": recipe.sparsity_coefficient,
-            "auxk_coefficient": recipe.auxk_coefficient,
-            "k_aux": 2 ** round(max(sae.d_in / 2, 1)).bit_length() // 2,
+            name: getattr(recipe, name)
+            for name in (*_OF_SOME, "warmup_fraction", "decay_fraction", "normalisation")
+        }
+        defaults |= {
+            "lr": recipe.lr * ((4096 / sae.d_sae) ** 0.5 if recipe.lr_by_width else 1.0),
+            "grad_clip": recipe.grad_clip,
             # 10M tokens (Gao 2024) for long runs, a tenth of a short one
             "dead_after_tokens": max(1, min(10_000_000, self.n_tokens // 10)),
-            "resample_every_tokens": max(1, self.n_tokens // 5),
         }
+        if recipe.auxiliary == "auxk":  # a power of two near d_in / 2
+            defaults["k_aux"] = 2 ** round(max(sae.d_in / 2, 1)).bit_length() // 2
+        if recipe.resample:
+            defaults["resample_every_tokens"] = max(1, self.n_tokens // 5)
+        if recipe.k_start is not None and sae.k is not None:
+            defaults["k_start"] = min(sae.d_sae, round(recipe.k_start * sae.k))
+        if recipe.sparsity == "kl" and target is not None:
+            defaults["rho"] = target / sae.d_sae
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
-        return replace(self, **missing)
+        if self.k_start is not None:
+            missing["k_start"] = count_of("k_start", self.k_start, sae.d_sae)
+        return replace(self, **missing, target_l0=target)
+
+    def shape(
+        self, d_in: int, d_sae: int | None, k: float | None, hidden: Sequence[int] = ()
+    ) -> SAEConfig:
+        """The SAE that this recipe trains on activations of width d_in.
+
+        d_sae: default DEFAULT_D_SAE, or a ninth of d_in for a bottleneck.  k: a count or a share of
+        d_sae, default DEFAULT_K where the recipe has one.
+        """
+        recipe = get_recipe(self.recipe)
+        if recipe.bottleneck:
+            d_sae = d_sae or max(1, d_in // 9)
+            if d_sae >= d_in and not hidden:
+                raise ConfigError(
+                    f"recipe {self.recipe} needs a bottleneck",
+                    got=f"d_sae {d_sae}",
+                    expected=f"1 <= d_sae < {d_in}, the width of the activations",
+                )
+        if recipe.activation in WITH_K:
+            k = DEFAULT_K if k is None else k
+        elif k is not None:
+            raise _misplaced("k", self.recipe, "Use target_l0." if recipe.sparsity else None)
+        return SAEConfig(
+            d_in=d_in, d_sae=d_sae or DEFAULT_D_SAE, activation=recipe.activation,
+            k=k,  # type: ignore[arg-type]  # SAEConfig makes a share a count
+            normalisation="unit" if self.normalisation == "unit" else "none",
+            hidden=tuple(hidden),
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        return values | {"prefixes": None if self.prefixes is None else list(self.prefixes)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         check_keys("training config", values, [f.name for f in fields(cls)])
         return cls(**values)
+
+
+def target_count(value: float, d_sae: int) -> float:
+    """A target L0 given as a count, whole or not, or as a share 0 < value < 1 of d_sae."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= d_sae:
+        raise ConfigError(
+            "target_l0 is out of range",
+            got=repr(value),
+            expected=f"0 < target_l0 <= {d_sae} = d_sae (below 1: a share of d_sae)",
+        )
+    return value * d_sae if value < 1 else value
+
+
+def prefix_counts(shares: tuple[float, ...], d_sae: int) -> tuple[int, ...]:
+    """The numbers of latents of nested prefixes; those that a small d_sae makes equal are one."""
+    return tuple(sorted({max(1, round(share * d_sae)) for share in shares}))
+
+
+def _checked_prefixes(given: Any) -> tuple[float, ...]:
+    expected = "ascending shares of d_sae that end in 1, such as [0.1, 0.3, 1.0]"
+    if not isinstance(given, list | tuple) or not given:
+        raise ConfigError("prefixes are out of range", got=repr(given), expected=expected)
+    for share in given:
+        require_number("a share in prefixes", share, low=0.0, high=1.0, above=True)
+    shares = tuple(float(share) for share in given)
+    if any(a >= b for a, b in pairwise(shares)) or shares[-1] != 1.0:
+        raise ConfigError("prefixes are out of range", got=list(given), expected=expected)
+    return shares
+
+
+def _misplaced(name: str, recipe: str, hint: str | None = None) -> ConfigError:
+    return ConfigError(f"{name} does not go with recipe {recipe}", hint=hint or "Leave it out.")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from monoscope.ops.codes import SparseCodes
 from monoscope.sae import losses
+from monoscope.sae.activations import Active
 from monoscope.sae.model import SAE
 from monoscope.sae.recipes import Recipe
-from monoscope.train.config import TrainConfig
-from monoscope.train.schedule import ramp
+from monoscope.train.config import TrainConfig, prefix_counts
+
+TANH_SCALE = 4.0  # c of l0_tanh (Conerly 2025)
 
 
 @dataclass(frozen=True)
@@ -27,25 +30,49 @@ class Objective:
 
 
 def objective(
-    sae: SAE, recipe: Recipe, config: TrainConfig, x: Tensor, codes: SparseCodes,
-    dead: Tensor, done: float,
+    sae: SAE, recipe: Recipe, config: TrainConfig, x: Tensor, active: Active, dead: Tensor,
+    weight: float,
 ) -> Objective:  # fmt: skip
-    """Terms for scaled x [N, D]; codes carry gradients.
+    """Terms for normalised x [N, D] and what the latents did on it.
 
-    dead: ids of dead latents; done: share of the run.
+    dead: ids of dead latents; weight: the sparsity coefficient now.
     """
-    x_hat = sae.reconstruct(codes)
-    relative = losses.relative_error(x, x_hat)
-    terms = {"reconstruction": relative}
-    if recipe.reconstruction == "squared":
-        terms["reconstruction"] = losses.squared_error(x, x_hat)
-    assert config.sparsity_coefficient is not None
-    weight = config.sparsity_coefficient * ramp(done, recipe.sparsity_warmup_fraction)
-    if recipe.sparsity == "l1":
-        terms["sparsity"] = weight * losses.l1(codes)
-    elif recipe.sparsity == "l1_decoder_norm":
-        terms["sparsity"] = weight * losses.l1_decoder_norm(codes, sae.W_dec)
+    measure = losses.relative_error if recipe.reconstruction == "relative" else losses.squared_error
+    if config.prefixes is not None:
+        assert isinstance(active.codes, SparseCodes)
+        levels = losses.nested(sae, active.codes, prefix_counts(config.prefixes, sae.d_sae))
+        x_hat = levels[-1]
+        reconstruction = torch.stack([measure(x, level) for level in levels]).mean()
+    else:
+        x_hat = sae.reconstruct(active.codes)
+        reconstruction = measure(x, x_hat)
+    terms = {"reconstruction": reconstruction}
+    if recipe.sparsity is not None:
+        terms["sparsity"] = weight * sparsity(sae, recipe, config, active)
+    if active.gate is not None:
+        terms["gate"] = losses.gate_error(sae, x, active.gate)
     if recipe.auxiliary == "auxk" and dead.numel():
         assert config.auxk_coefficient is not None and config.k_aux is not None
         terms["auxk"] = config.auxk_coefficient * losses.auxk(sae, x, x_hat, dead, config.k_aux)
-    return Objective(terms, float(relative.detach()))
+    if recipe.auxiliary == "preact":
+        assert config.preact_coefficient is not None
+        terms["preact"] = config.preact_coefficient * losses.preact(sae, x)
+    fvu = losses.relative_error(x, x_hat.detach())
+    return Objective(terms, float(fvu))
+
+
+def sparsity(sae: SAE, recipe: Recipe, config: TrainConfig, active: Active) -> Tensor:
+    """The recipe's sparsity term, before its coefficient."""
+    codes = active.codes
+    if recipe.sparsity == "kl":
+        assert isinstance(codes, Tensor) and config.rho is not None
+        return losses.kl(codes, config.rho)
+    assert isinstance(codes, SparseCodes)
+    if recipe.sparsity == "l1":
+        return losses.l1(codes if active.gate is None else active.gate)
+    if recipe.sparsity == "l1_decoder_norm":
+        return losses.l1_decoder_norm(codes, sae.W_dec)
+    if recipe.sparsity == "l0_tanh":
+        return losses.l0_tanh(codes, sae.W_dec, TANH_SCALE)
+    assert active.z is not None and active.theta is not None and config.bandwidth is not None
+    return losses.l0_step(active.z, active.theta, codes.n_tokens, config.bandwidth)

@@ -40,8 +40,10 @@ def resample(state: TrainState, recipe: Recipe, config: TrainConfig, x: Tensor) 
     norm = sae.W_enc[alive].norm(dim=1).mean() if alive.any() else sae.W_enc.new_ones(())
     sae.W_dec[dead] = rows * recipe.init_norm
     sae.W_enc[dead] = rows * ENCODER_SHARE * norm
-    sae.b_enc[dead] = 0.0
-    for parameter in (sae.W_enc, sae.W_dec, sae.b_enc):
+    leaves = {"b_enc": sae.b_enc, **{name: getattr(sae, name) for name in sae.rule.leaves(1)}}
+    for leaf in leaves.values():
+        leaf[dead] = 0.0
+    for parameter in (sae.W_enc, sae.W_dec, *leaves.values()):
         for key in ("exp_avg", "exp_avg_sq"):
             state.optimizer.state[parameter][key][dead] = 0.0
     state.last_fired[dead] = state.n_tokens

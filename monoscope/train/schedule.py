@@ -13,3 +13,10 @@ def lr_factor(done: float, warmup: float, decay: float) -> float:
 def ramp(done: float, over: float) -> float:
     """Linear rise from 0 to 1 over the first `over` of the run, then 1."""
     return min(1.0, done / over) if over > 0 else 1.0
+
+
+def annealed_k(done: float, k: int, k_start: int | None, over: float) -> int:
+    """Linear change from k_start to k over the first `over` of the run (Makhzani 2013, 4.2.1)."""
+    if k_start is None:
+        return k
+    return round(k_start + (k - k_start) * ramp(done, over))

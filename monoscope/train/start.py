@@ -1,61 +1,101 @@
-"""How a run starts: the input scale and the first weights, from the first batches of data."""
+"""How a run starts: the normalisation and the first weights, from the first batches of data."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from monoscope.errors import DataError
 from monoscope.sae.model import SAE
+from monoscope.sae.normalise import Normaliser
 from monoscope.sae.recipes import Recipe
+from monoscope.train.config import TrainConfig
 
-GAIN_TOKENS = 1024  # tokens the starting gain is fitted on
+GAIN_TOKENS = 1024  # tokens the starting gain and the first thresholds are fitted on
 NOISE = 0.1  # share of noise in a row started from a data point; keeps repeated tokens apart
 
 
-def input_scale(sample: Tensor, recipe: Recipe) -> float:
-    """√D / mean‖x‖ for mean_norm, 1 for none; sample [N, D]."""
-    if recipe.normalisation == "none":
-        return 1.0
-    mean_norm = float(sample.norm(dim=1).mean())
-    if mean_norm == 0.0:
-        raise DataError("activations are all zero", hint="Check the site and the mask.")
-    return float(sample.shape[1] ** 0.5 / mean_norm)
+def inputs(sample: Tensor, config: TrainConfig) -> Normaliser:
+    """The normalisation of a run, fitted to raw sample [N, D]."""
+    assert config.normalisation is not None
+    return Normaliser.fit(config.normalisation, sample)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
-def initialise(sae: SAE, sample: Tensor, recipe: Recipe, generator: torch.Generator) -> None:
-    """Set the weights from scaled data, in place.
+def initialise(
+    sae: SAE, sample: Tensor, recipe: Recipe, config: TrainConfig, generator: torch.Generator
+) -> None:
+    """Set the weights from normalised data, in place.
 
-    Top-k family: b_dec the mean of the sample, decoder rows centred data points plus noise, and the
-    encoder's gain fitted. L1 recipes: b_dec as it is and random directions, as in their papers.
-    Decoder rows have init_norm; the encoder has the same rows.
+    b_dec is the mean of the sample. Decoder rows are random directions or centred data points plus
+    noise, of init_norm; the encoder has the same rows, with a fitted gain; for recipes with
+    start_l0, biases or thresholds are set so that about so many latents fire on a token.
     """
     mean = sample.mean(0)
+    if sae.config.normalisation == "unit":
+        mean = torch.zeros_like(mean)  # the centre of the sphere is taken off before
+        sae.b_dec.requires_grad_(False)
+    sae.b_dec.copy_(mean)
+    if sae.config.hidden or sae.rule.dense:
+        _initialise_dense(sae, generator)
+    else:
+        _initialise_rows(sae, sample - mean, recipe, generator)
+        if recipe.start_l0 is not None:
+            goal = min(config.target_l0 or recipe.start_l0, sae.d_sae)
+            _fit_rate(sae, sample[:GAIN_TOKENS] - mean, goal / sae.d_sae)
+        _fit_gain(sae, sample[:GAIN_TOKENS])
+    if config.tied:
+        _tie(sae)
+
+
+def _initialise_rows(sae: SAE, centred: Tensor, recipe: Recipe, generator: torch.Generator) -> None:
+    """Decoder rows of init_norm, encoder rows the same directions at norm 1."""
     rows = torch.randn(sae.d_sae, sae.d_in, generator=generator)
     rows /= rows.norm(dim=1, keepdim=True)
-    if recipe.auxiliary == "auxk":
-        picks = torch.randint(sample.shape[0], (sae.d_sae,), generator=generator)
-        if sae.d_sae <= sample.shape[0]:
-            picks = torch.randperm(sample.shape[0], generator=generator)[: sae.d_sae]
-        points = sample[picks] - mean
+    if recipe.rows == "data":
+        picks = torch.randint(centred.shape[0], (sae.d_sae,), generator=generator)
+        if sae.d_sae <= centred.shape[0]:
+            picks = torch.randperm(centred.shape[0], generator=generator)[: sae.d_sae]
+        points = centred[picks]
         rows = points / points.norm(dim=1, keepdim=True).clamp_min(1e-6) + NOISE * rows
         rows /= rows.norm(dim=1, keepdim=True)
     sae.W_dec.copy_(rows * recipe.init_norm)
     sae.W_enc.copy_(sae.W_dec)
-    sae.b_enc.zero_()
-    if recipe.auxiliary == "auxk":
-        sae.b_dec.copy_(mean)
-        _fit_gain(sae, sample[:GAIN_TOKENS])
+
+
+def _initialise_dense(sae: SAE, generator: torch.Generator) -> None:
+    """Weights uniform in ±√(6 / (fan in + fan out)) (Glorot 2010), biases 0."""
+    for weight in (*sae.in_weights, sae.W_enc, sae.W_dec, *sae.out_weights):
+        bound = (6 / sum(weight.shape)) ** 0.5
+        weight.copy_((2 * torch.rand(weight.shape, generator=generator) - 1) * bound)
 
 
 def _fit_gain(sae: SAE, sample: Tensor) -> None:
-    """Scale the encoder by the least-squares gain of its first reconstructions, in place.
+    """Scale encoder and thresholds by the least-squares gain of the first x̂, in place.
 
     Rows taken from data overlap, so k of them together overshoot many times over; without this
     the first FVU is about 40 and the run spends its first passes undoing it.
     """
-    codes, _ = sae.select_training(sample, guess=0.0)
-    x_hat = sae.decode(codes) - sae.b_dec
+    codes = sae.activate(sample).codes
+    x_hat = sae.reconstruct(codes) - sae.b_dec
     gain = ((sample - sae.b_dec) * x_hat).sum() / x_hat.square().sum().clamp_min(1e-12)
-    sae.W_enc.mul_(gain.clamp(1e-3, 1.0))
+    for tensor in (sae.W_enc, sae.b_enc, sae.threshold):
+        tensor.mul_(gain.clamp(1e-3, 1e3))
+
+
+def _tie(sae: SAE) -> None:
+    """One matrix both ways, at the norm that gives the same x̂ as the two did."""
+    gain = (sae.W_enc * sae.W_dec).sum() / sae.W_dec.square().sum()
+    sae.W_dec.mul_(gain.clamp_min(1e-6).sqrt())
+    sae.W_enc.copy_(sae.W_dec)
+    sae.tie()
+
+
+def _fit_rate(sae: SAE, centred: Tensor, rate: float) -> None:
+    """Let each latent fire on a share `rate` of the centred sample: by θ (jumprelu), else b_enc."""
+    z = centred @ sae.W_enc.T
+    rank = min(max(round(rate * z.shape[0]), 1), z.shape[0])
+    limit = z.topk(rank, dim=0).values[-1].clamp_min(0)
+    if sae.config.activation == "jumprelu":
+        sae.threshold.copy_(limit)
+    else:
+        sae.b_enc.sub_(limit)

@@ -16,10 +16,11 @@ from torch import Tensor
 from monoscope.errors import FormatError
 from monoscope.files import sha256_file, sync, write_atomic, write_problem
 from monoscope.sae import SAE
+from monoscope.sae.normalise import Normaliser
 from monoscope.sae.recipes import Recipe
 from monoscope.train.optimizer import RowAdam
 
-_COUNTERS = ("step", "n_tokens", "scale", "guess", "memory", "cut_at", "cut_end")
+_COUNTERS = ("step", "n_tokens", "guess", "memory", "cut_at", "cut_end")
 KEEP = 2  # checkpoints kept: the newest may have been cut short
 
 
@@ -27,7 +28,8 @@ KEEP = 2  # checkpoints kept: the newest may have been cut short
 class TrainState:
     """The mutable state of a run; nothing else in `train` changes between steps.
 
-    scale: what inputs are multiplied by.  guess: where the next batchtopk selection starts looking.
+    inputs: what normalises raw activations.
+    guess: where the next batchtopk selection starts looking.
     last_fired [L] int64: n_tokens when each latent last fired.  generator: for resampling.
     memory: what controllers remember, by their names; JSON-able.
     cut_at, cut_end: where it became known that the data end at cut_end tokens; None while they do
@@ -36,7 +38,7 @@ class TrainState:
 
     sae: SAE
     optimizer: RowAdam
-    scale: float
+    inputs: Normaliser
     last_fired: Tensor
     generator: torch.Generator
     step: int = 0
@@ -47,11 +49,16 @@ class TrainState:
     cut_end: int | None = None
 
     @classmethod
-    def fresh(cls, sae: SAE, recipe: Recipe, lr: float, scale: float, seed: int) -> TrainState:
-        optimizer = RowAdam(sae.parameters(), lr=lr, eps=recipe.adam_eps)
+    def fresh(
+        cls, sae: SAE, recipe: Recipe, lr: float, inputs: Normaliser, seed: int
+    ) -> TrainState:
+        optimizer = RowAdam(
+            [p for p in sae.parameters() if p.requires_grad], lr=lr, eps=recipe.adam_eps,
+            betas=(recipe.adam_beta1, 0.999),
+        )  # fmt: skip
         last_fired = torch.zeros(sae.d_sae, dtype=torch.int64)
         generator = torch.Generator().manual_seed(seed)
-        return cls(sae, optimizer, scale, last_fired, generator)
+        return cls(sae, optimizer, inputs, last_fired, generator)
 
     def dead(self, after_tokens: int) -> Tensor:
         """Ids of the latents that have not fired for `after_tokens` tokens."""
@@ -79,6 +86,9 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         named = {f"sae.{name}": t.detach() for name, t in self.sae.state_dict().items()}
+        if self.sae.W_dec is self.sae.W_enc:  # tied: one tensor cannot be saved under two names
+            named["sae.W_dec"] = named["sae.W_dec"].clone()
+        named["inputs.shift"], named["inputs.scale"] = self.inputs.shift, self.inputs.scale
         for name, parameter in self.sae.named_parameters():
             for key, value in self.optimizer.state[parameter].items():
                 named[f"adam.{name}.{key}"] = torch.as_tensor(value)
@@ -93,6 +103,7 @@ class TrainState:
             self.optimizer.state[parameter] = {
                 k[len(prefix) :]: v for k, v in named.items() if k.startswith(prefix)
             }
+        self.inputs = Normaliser(self.inputs.kind, named["inputs.shift"], named["inputs.scale"])
         self.last_fired = named["last_fired"]
         self.generator.set_state(named["generator"])
 

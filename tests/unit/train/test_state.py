@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monoscope.errors import DataError, FormatError, OutputError
 from monoscope.sae import SAE, SAEConfig
+from monoscope.sae.config import WITH_K
 from monoscope.sae.recipes import RECIPES
 from monoscope.train import start
 from monoscope.train import state as state_module
@@ -37,24 +38,30 @@ def _data() -> Tensor:
 
 
 def _config(name: str) -> tuple[SAEConfig, TrainConfig]:
-    activation = RECIPES[name].activation
-    shape = SAEConfig(d_in=D, d_sae=L, activation=activation, k=None if activation == "relu" else 3)
+    recipe, extra = RECIPES[name], {}
+    if recipe.resample:
+        extra["resample_every_tokens"] = 5 * BATCH
+    if recipe.sparsity is not None:
+        extra["target_l0"] = 3  # so that the controller has something to remember
     config = TrainConfig(
         n_tokens=BATCH * STEPS, recipe=name, batch_size=BATCH, lr=1e-2,
-        dead_after_tokens=2 * BATCH, resample_every_tokens=5 * BATCH,
+        dead_after_tokens=2 * BATCH, **extra,
     )  # fmt: skip
+    d_sae = D - 2 if recipe.bottleneck else L
+    shape = config.shape(D, d_sae, 3 if recipe.activation in WITH_K else None)
     return shape, config.resolved(shape)
 
 
 def _begin(name: str, seed: int = 1) -> TrainState:
     shape, config = _config(name)
     sae = SAE(shape)
-    scale = start.input_scale(_data(), RECIPES[name])
-    start.initialise(sae, _data() * scale, RECIPES[name], torch.Generator().manual_seed(seed))
+    inputs = start.inputs(_data(), config)
+    generator = torch.Generator().manual_seed(seed)
+    start.initialise(sae, inputs(_data()), RECIPES[name], config, generator)
     with torch.no_grad():
         sae.b_enc[:5] = -50.0  # dead from the start, so that auxk and resampling have work
     assert config.lr is not None
-    return TrainState.fresh(sae, RECIPES[name], config.lr, scale, seed)
+    return TrainState.fresh(sae, RECIPES[name], config.lr, inputs, seed)
 
 
 def _go(name: str, state: TrainState, stream: TensorStream, steps: int) -> None:
