@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from monoscope.errors import ConfigError
 from monoscope.features.feature import Feature
-from monoscope.lm.protocol import LM
-from monoscope.steer.screen import by_rank
+
+if TYPE_CHECKING:
+    from monoscope.lm.protocol import LM
 
 Basis = Literal["given", "contexts", "logits"]
 MOST = 24  # tokens; beyond them, weights are below a fifth
@@ -24,6 +25,8 @@ def promised(
     Without words: the tokens that the feature's strongest contexts peak on, commonest first; else
     the tokens that its direction makes likelier. Raises ConfigError where none is one whole token.
     """
+    from monoscope.steer.screen import by_rank
+
     basis: Basis = "given"
     pieces = [form for word in words for form in (f" {word.strip()}", word.strip()) if word.strip()]
     if not words:
