@@ -185,6 +185,9 @@ def _write(table: pa.Table, name: str, path: Path, manifest: Mapping[str, Any]) 
 def _require_keys(manifest: Mapping[str, Any], path: Path) -> None:
     needed = ("build", "d_sae", "n_alive", "n_tokens", "sae")
     missing = [key for key in needed if key not in manifest]
+    sae = manifest.get("sae")
+    if not isinstance(sae, dict) or not isinstance(sae.get("config"), dict) or "hash" not in sae:
+        missing.append("whole sae")
     if missing:
         raise FormatError(f"{path} is damaged", got=f"no {', '.join(missing)}", hint=_AGAIN)
 

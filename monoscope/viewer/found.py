@@ -44,6 +44,16 @@ class Found:
         """How a folder is named to the outside: its path below the root, with slashes."""
         return folder.relative_to(self.root).as_posix()
 
+    def joined(self, other: Found) -> Found:
+        """These folders and those of another search; names stay those of this root."""
+        held = zip(
+            (self.runs, self.saes, self.atlases),
+            (other.runs, other.saes, other.atlases),
+            strict=True,
+        )
+        runs, saes, atlases = (tuple(dict.fromkeys((*mine, *more))) for mine, more in held)
+        return Found(self.root, runs, saes, atlases, self.more or other.more)
+
 
 def look(root: Path) -> Found:
     """Search `root` and below it, MAX_DEPTH deep; links and hidden folders are passed by."""
