@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from monoscope.cli import build, read
+from monoscope.cli import build, exchange, read
 from monoscope.cli.output import visible_line
 from monoscope.errors import MonoscopeError
 from monoscope.files import write_problem
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 build.register(app)
 read.register(app)
+exchange.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

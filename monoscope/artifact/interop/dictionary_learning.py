@@ -11,7 +11,7 @@ from torch import Tensor
 from monoscope.artifact.interop.hooks import site_of_layer
 from monoscope.artifact.interop.parts import Parts, json_text, whole
 from monoscope.artifact.interop.weights import Leaves, read_json, read_torch, widths
-from monoscope.errors import FormatError, MismatchError
+from monoscope.errors import FormatError
 from monoscope.files import atomic_path, write_atomic
 from monoscope.sae import SAE
 from monoscope.sites import Site
@@ -65,16 +65,8 @@ def read(folder: Path, scale: float | None = None) -> Parts:
 
 
 def write(sae: SAE, folder: Path, lost: list[str]) -> None:
-    """Write ae.pt and config.json as dictionary_learning's load_dictionary reads them.
-
-    Raises MismatchError for an SAE of an activation that it does not have.
-    """
-    kind = _WRITTEN_AS.get(sae.config.activation)
-    if kind is None:
-        raise MismatchError(
-            f"dictionary_learning has no {sae.config.activation} SAE",
-            expected=f"one of {', '.join(_WRITTEN_AS)}",
-        )
+    """Write ae.pt and config.json as dictionary_learning's load_dictionary reads them."""
+    kind = _WRITTEN_AS[sae.config.activation]
     site = sae.provenance.get("site")
     place = Site.parse(site) if site else None
     known = place is not None and place.kind in ("resid_pre", "resid_post", "mlp_out", "attn_out")
@@ -128,7 +120,8 @@ def _biases(parts: Parts, kind: str, leaves: Leaves) -> None:
     d_sae, d_in = parts.w_enc.shape
     if kind == "GatedAutoEncoder":
         parts.b_dec = leaves.take("decoder_bias", [d_in])
-        names = {"b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
+        parts.b_enc = leaves.take("gate_bias", [d_sae])
+        names = {"b_mag": "mag_bias", "r_mag": "r_mag"}
         parts.extra = {ours: leaves.take(theirs, [d_sae]) for ours, theirs in names.items()}
         return
     plain = kind in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE")
@@ -183,7 +176,7 @@ def _tensors(sae: SAE, kind: str) -> dict[str, Tensor]:
     if kind == "GatedAutoEncoder":
         return out | {
             "decoder_bias": t["b_dec"],
-            "gate_bias": t["b_gate"],
+            "gate_bias": t["b_enc"],
             "mag_bias": t["b_mag"],
             "r_mag": t["r_mag"],
         }

@@ -25,8 +25,9 @@ class Parts:
     """f = act(W_enc (x − b_dec) + b_enc), x̂ = f W_dec + b_dec, all float32; rows are latents.
 
     w_enc, w_dec [L,D]; b_enc [L]; b_dec [D].  threshold: [] or [L], strict.
-    extra: b_gate, b_mag and r_mag [L] of a gated SAE.  per_token: what is done to each token first
-    and undone last, "layer_norm" (mean and spread) or "unit" (norm √D).
+    extra: b_mag and r_mag [L] of a gated SAE, whose b_enc is the gate's bias.
+    per_token: what is done to each token first and undone last, "layer_norm" (mean and spread) or
+    "unit" (norm √D).
     dtype: what the file was written in.  provenance: what it says of where it was trained.
     lost: what could not be carried, in words.
     """
@@ -50,6 +51,9 @@ class Parts:
         """The encoder was applied to x itself, not to x − b_dec: b_enc += W_enc b_dec, in fp64."""
         shift = self.w_enc.double() @ self.b_dec.double()
         self.b_enc = (self.b_enc.double() + shift).float()
+        if self.activation == "gated":
+            stretched = self.extra["r_mag"].double().exp() * shift
+            self.extra["b_mag"] = (self.extra["b_mag"].double() + stretched).float()
 
     @torch.no_grad()
     def unit_rows(self) -> None:
@@ -105,6 +109,7 @@ class Parts:
                 (sae.b_enc, self.b_enc),
                 (sae.W_dec, self.w_dec),
                 (sae.b_dec, self.b_dec),
+                *((getattr(sae, name), value) for name, value in self.extra.items()),
             ):
                 mine.copy_(theirs)
             if self.threshold is not None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from monoscope.artifact.interop.hooks import hook_of_site, model_name, site_of_hook
 from monoscope.artifact.interop.parts import Parts, dtype_name, json_text, whole, written_dtype
 from monoscope.artifact.interop.weights import Leaves, read_json, read_safetensors, widths
-from monoscope.errors import FormatError, MismatchError
+from monoscope.errors import FormatError
 from monoscope.files import atomic_path, write_atomic
 from monoscope.sae import SAE, SAEConfig
 
@@ -73,16 +73,13 @@ def read(folder: Path, scale: float | None = None) -> Parts:
 def write(sae: SAE, folder: Path, lost: list[str]) -> None:
     """Write cfg.json and sae_weights.safetensors as SAELens 6 reads them; `lost` gains what is not.
 
-    A batchtopk SAE goes out as jumprelu with its one threshold on every latent, as SAELens's own.
-    Raises MismatchError for an SAE that SAELens cannot compute.
-    """
+    A batchtopk SAE goes out as jumprelu with its one threshold on every latent, as SAELens's own."""
     activation = sae.config.activation
-    if activation not in WRITES:
-        raise MismatchError(
-            f"SAELens has no {activation} SAE", expected=f"one of {', '.join(WRITES)}"
-        )
     dtype = written_dtype(sae)
     tensors = {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+    if activation == "gated":
+        tensors["b_gate"] = tensors.pop("b_enc")
+        tensors |= {"b_mag": sae.b_mag, "r_mag": sae.r_mag}
     if activation in ("jumprelu", "batchtopk"):
         tensors["threshold"] = sae.threshold.expand(sae.d_sae)
     cfg: dict[str, Any] = {
@@ -134,7 +131,8 @@ def _present(cfg: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _own_weights(parts: Parts, architecture: str, leaves: Leaves, d_sae: int) -> None:
     """The weights that only some architectures have."""
     if architecture == "gated":
-        parts.extra = {n: leaves.take(n, [d_sae]) for n in ("b_gate", "b_mag", "r_mag")}
+        parts.b_enc = leaves.take("b_gate", [d_sae])
+        parts.extra = {n: leaves.take(n, [d_sae]) for n in ("b_mag", "r_mag")}
         return
     parts.b_enc = leaves.take("b_enc", [d_sae])
     if architecture == "jumprelu":

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from monoscope.artifact.interop.hooks import module_of_site, site_of_module
 from monoscope.artifact.interop.parts import Parts, json_text, whole, written_dtype
 from monoscope.artifact.interop.weights import Leaves, read_json, read_safetensors, widths
-from monoscope.errors import FormatError, MismatchError
+from monoscope.errors import FormatError
 from monoscope.files import atomic_path, write_atomic
 from monoscope.sae import SAE
 
@@ -56,17 +56,7 @@ def read(folder: Path, scale: float | None = None) -> Parts:
 
 
 def write(sae: SAE, folder: Path, lost: list[str]) -> None:
-    """Write cfg.json and sae.safetensors; sparsify has TopK SAEs alone, and no metadata.
-
-    Raises MismatchError for an SAE of another activation.
-    """
-    if sae.config.activation not in WRITES:
-        raise MismatchError(
-            "sparsify has TopK SAEs alone",
-            got=f"activation {sae.config.activation}",
-            expected="topk",
-            hint="Export it as saelens or dictionary_learning.",
-        )
+    """Write cfg.json and sae.safetensors of a TopK SAE; there is no place for metadata."""
     name = module_of_site(sae.provenance.get("site"))
     if name is None or folder.name != name:
         lost.append(

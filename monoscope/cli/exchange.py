@@ -1,0 +1,96 @@
+"""The verbs that exchange with other libraries: import, export."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from monoscope.cli import options as opt
+from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
+
+StoreOf = Annotated[
+    str | None,
+    typer.Option("--store", metavar="DIR", help="Activations of its model and site, to check on."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the app."""
+    for name, verb, example in (
+        ("import", import_, "monoscope import downloads/sae --store runs/store --out runs/sae"),
+        ("export", export, "monoscope export runs/sae --to saelens --out runs/saelens"),
+    ):
+        app.command(name, epilog=f"Example: {example}")(verb)
+
+
+def import_(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder, a file, or owner/name on the hub.")
+    ],
+    out: opt.Out,
+    store: StoreOf = None,
+    form: Annotated[
+        str | None, typer.Option("--from", metavar="F", help="Its format. Default: by its files.")
+    ] = None,
+    scale: Annotated[
+        float | None,
+        typer.Option("--scale", help="What it saw activations multiplied by, if it does not say."),
+    ] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Take in an SAE of another library; with --store, see at once whether it fits."""
+    from monoscope.data.store import ActivationStore
+    from monoscope.interop import import_sae
+
+    with quiet_stdout(as_json), _told("import"):
+        acts = None if store is None else ActivationStore.open(store)
+        taken = import_sae(source, out, store=acts, form=form, scale=scale)
+    (print_json if as_json else print_table)(taken.to_json() | {"out": out})
+
+
+def export(
+    source: Annotated[str, typer.Argument(metavar="SAE", help="Folder of an SAE.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="F",
+            help="saelens, sparsify, dictionary_learning, hub, neuronpedia or saedashboard.",
+        ),
+    ],
+    out: opt.Out,
+    atlas: Annotated[
+        str | None, typer.Option("--atlas", metavar="DIR", help="For formats of features.")
+    ] = None,
+    store: StoreOf = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Write an SAE as another library's, and prove it by reading it back."""
+    from monoscope.data.store import ActivationStore
+    from monoscope.features.atlas import load_atlas
+    from monoscope.interop import export as give
+
+    with quiet_stdout(as_json), _told("export"):
+        told = give(
+            source, out, to,
+            atlas=None if atlas is None else load_atlas(atlas),
+            store=None if store is None else ActivationStore.open(store),
+        )  # fmt: skip
+    (print_json if as_json else print_table)(told)
+
+
+@contextlib.contextmanager
+def _told(verb: str) -> Iterator[None]:
+    """What a format cannot carry, a line each on stderr."""
+    from monoscope.artifact.interop import InteropWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InteropWarning)
+        yield
+    bar = Bar(verb)
+    for line in dict.fromkeys(str(w.message) for w in caught):
+        bar.note(f"not carried: {line}")

@@ -1,0 +1,194 @@
+"""Taking SAEs in and giving them out, each time with figures that show whether it went well."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from monoscope.artifact import load_sae, save_sae
+from monoscope.artifact.checks import check_together
+from monoscope.artifact.interop import FORMATS, InteropWarning
+from monoscope.artifact.interop.export import export_sae
+from monoscope.artifact.interop.probe import N_TOKENS, stored_probe, write_probe
+from monoscope.errors import ConfigError, nearest
+from monoscope.evals import reconstruction, tokens
+from monoscope.evals.bootstrap import point
+
+if TYPE_CHECKING:
+    from monoscope.data.store import ActivationStore
+    from monoscope.features.atlas import Atlas
+    from monoscope.sae import SAE
+
+SIGHT_TOKENS = 32_768  # held-out tokens behind the figures of an import
+_BAD_FVU = 1.0  # the mean alone has this much
+
+
+@dataclass(frozen=True)
+class Imported:
+    """An SAE taken in. lost: what could not be carried; figures: on the store's held-out tokens."""
+
+    sae: SAE
+    lost: list[str] = field(default_factory=list)
+    figures: dict[str, float | int | None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        config, origin = self.sae.config, self.sae.provenance
+        return {
+            "format": (origin.get("imported") or {}).get("format", "monoscope"),
+            "d_in": config.d_in,
+            "d_sae": config.d_sae,
+            "activation": config.activation,
+            "k": config.k,
+            "site": origin.get("site"),
+            "model": (origin.get("model") or {}).get("model"),
+            **self.figures,
+            "lost": self.lost,
+        }
+
+
+def import_sae(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    store: ActivationStore | None = None,
+    form: str | None = None,
+    scale: float | None = None,
+) -> Imported:
+    """Load an SAE of any known format, look at it on a store, save it as ours.
+
+    source, form, scale: as load_sae.  store: activations of the SAE's model and site; gives fvu and
+    l0 on SIGHT_TOKENS held-out tokens, model, site, mask policy and norms where the file says none
+    of them, and the probe that later exports are checked on.
+
+    Raises what load_sae raises, MismatchError for a store of another width, site or model.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InteropWarning)
+        sae = load_sae(source, form=form, scale=scale)
+    lost = _passed_on(caught)
+    figures: dict[str, float | int | None] = {}
+    probe = None
+    if store is not None:
+        check_together(sae, store, None)
+        figures = on_sight(sae, store)
+        probe = next(store.batches("held_out", N_TOKENS)).acts.float()
+        _complete(sae, store)
+        fvu = figures["fvu"]
+        if fvu is None or fvu >= _BAD_FVU:
+            lost.append(
+                f"fvu {fvu}: worse than the mean; is it another site, or a normalisation that the "
+                "file does not hold (--scale)?"
+            )
+    if out is not None:
+        folder = save_sae(sae, out, also=("probe.safetensors",))
+        if probe is not None:
+            write_probe(sae, probe, folder)
+    return Imported(sae, lost, figures)
+
+
+def on_sight(
+    sae: SAE, store: ActivationStore, n_tokens: int = SIGHT_TOKENS, seed: int = 0
+) -> dict[str, float | int | None]:
+    """fvu, l0, cosine and shrinkage of an SAE on about n_tokens held-out tokens of a store."""
+    docs = tokens.choose_documents(tokens.held_out_lengths(store), n_tokens, seed)
+    mean = reconstruction.mean_of(tokens.held_out_tiles(store, docs))
+    methods = {"sae": reconstruction.with_sae(sae)}
+    sums = reconstruction.measure(methods, tokens.held_out_tiles(store, docs), mean)["sae"].sums()
+    return point(sums, reconstruction.figures) | {"n_tokens": int(sums.total()["n"][0])}
+
+
+def export(
+    source: str | Path,
+    out: str | Path,
+    to: str,
+    *,
+    atlas: Atlas | None = None,
+    store: ActivationStore | None = None,
+) -> dict[str, Any]:
+    """Write the SAE in `source` as `to`: saelens, sparsify, dictionary_learning, hub, neuronpedia …
+
+    atlas: for neuronpedia and saedashboard, which show features, and for the model card of hub.
+    store: activations to check the export on; else those stored with the SAE, else drawn ones.
+    Returns what was written, how it compared when read back, and what the format cannot carry.
+
+    Raises ConfigError for an unknown format or a missing atlas, MismatchError for an SAE or atlas
+    that does not fit, OutputError if the folder cannot be written.
+    """
+    sae = load_sae(source)
+    if store is not None:
+        check_together(sae, store, None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", InteropWarning)
+        if to in FORMATS:
+            told = export_sae(sae, out, to, _probe(source, store)).to_json()
+        else:
+            writer = _writers().get(to)
+            if writer is None:
+                raise _unknown(to)
+            told = writer(sae, Path(out), atlas, _probe(source, store))
+    _passed_on(caught)
+    return {"format": to, "out": os.fspath(out), **told}
+
+
+def writable() -> tuple[str, ...]:
+    """The names that `export` takes."""
+    return (*(n for n, f in FORMATS.items() if f.write), *_writers())
+
+
+_Writer = Callable[["SAE", Path, "Atlas | None", "Tensor | None"], dict[str, Any]]
+
+
+def _writers() -> dict[str, _Writer]:
+    from monoscope.interop.card import write_hub
+    from monoscope.interop.neuronpedia import write_neuronpedia
+    from monoscope.interop.saedashboard import write_saedashboard
+
+    return {
+        "hub": write_hub,
+        "neuronpedia": write_neuronpedia,
+        "saedashboard": write_saedashboard,
+    }
+
+
+def _unknown(to: str) -> ConfigError:
+    close = nearest(to, writable())
+    return ConfigError(
+        "unknown format to export to",
+        got=repr(to),
+        expected=f"one of {', '.join(writable())}",
+        hint=f"Did you mean {close}?" if close else None,
+    )
+
+
+def _probe(source: str | Path, store: ActivationStore | None) -> Tensor | None:
+    if store is not None:
+        return next(store.batches("held_out", N_TOKENS)).acts.float()
+    return stored_probe(source)
+
+
+def _complete(sae: SAE, store: ActivationStore) -> None:
+    """What the file did not say of where the SAE belongs, as the store says it."""
+    norms = store.norm_stats
+    said = {
+        "model": dict(store.identity),
+        "site": str(store.site),
+        "mask_policy": store.mask_policy.to_dict(),
+        "norm_stats": {"mean_norm": norms.mean_norm, "median_norm": norms.median_norm},
+    }
+    sae.provenance = said | {k: v for k, v in sae.provenance.items() if v}
+
+
+def _passed_on(caught: list[warnings.WarningMessage]) -> list[str]:
+    """The InteropWarnings as text; all of them, and any other warning, are raised once more."""
+    for warning in caught:
+        warnings.warn(warning.message, warning.category, stacklevel=3)
+    return [str(w.message) for w in caught if issubclass(w.category, InteropWarning)]
+
+
+__all__ = ["Imported", "export", "import_sae", "on_sight", "writable"]
