@@ -36,7 +36,7 @@ def backend(tensor: Tensor) -> ModuleType:
 def make_encoder(w_enc: Tensor, b_enc: Tensor) -> Encoder:
     """The selections over these weights, on the fast path where there is one."""
     if _has_fast_path(w_enc):
-        from monoscope.ops.cpu import Bf16Encoder
+        from monoscope.ops.cpu_select import Bf16Encoder
 
         return Bf16Encoder(w_enc, b_enc)
     return Encoder(w_enc, b_enc)

@@ -28,7 +28,12 @@ def topk(z: Tensor, k: int) -> SparseCodes:
 
 def above(z: Tensor, theta: Tensor) -> SparseCodes:
     """Keep the positive entries of z [N, L] strictly above theta (scalar or [L])."""
-    rows, columns = (z > theta.clamp_min(0)).nonzero(as_tuple=True)
+    return wider(z, theta.clamp_min(0))
+
+
+def wider(z: Tensor, low: Tensor) -> SparseCodes:
+    """Keep the entries of z [N, L] strictly above low (scalar or [L]), of any sign."""
+    rows, columns = (z > low).nonzero(as_tuple=True)
     return SparseCodes.from_entries(rows, columns, z[rows, columns], z.shape)
 
 
@@ -68,6 +73,14 @@ class Encoder:
         """The positive pre-activations strictly above theta (scalar or [L])."""
         return self._tiles(x, lambda z: above(z, theta))
 
+    def wider(self, x: Tensor, low: Tensor) -> SparseCodes:
+        """The pre-activations of any sign strictly above low (scalar or [L])."""
+        return self._tiles(x, lambda z: wider(z, low))
+
+    def largest(self, codes: SparseCodes, count: int) -> SparseCodes:
+        """The `count` largest entries of codes; the first win among equals."""
+        return largest(codes, count)
+
 
 def batch_topk(encoder: Encoder, x: Tensor, k: int, guess: float) -> tuple[SparseCodes, float]:
     """The k·N largest positive pre-activations of the whole batch (Bussmann 2024, eq. 3).
@@ -82,5 +95,5 @@ def batch_topk(encoder: Encoder, x: Tensor, k: int, guess: float) -> tuple[Spars
         if codes.indices.numel() >= wanted or guess <= 0:
             break
         guess = guess * 0.7 if guess > 1e-6 else 0.0
-    codes = largest(codes, wanted)
+    codes = encoder.largest(codes, wanted)
     return codes, float(codes.values.min()) if codes.values.numel() else 0.0

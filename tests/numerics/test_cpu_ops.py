@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monoscope.ops import cpu, decode, select
+from monoscope.ops import cpu, cpu_select, decode, select
 from monoscope.ops.codes import SparseCodes
 
 SHAPES = [(1, 3, 5), (1, 33, 16), (7, 45, 12), (300, 97, 31), (5, 32, 1), (258, 1, 4)]
@@ -60,15 +60,15 @@ def _topk_mask(z: Tensor, k: int) -> Tensor:
     return torch.zeros_like(z, dtype=torch.bool).scatter_(1, top, True) & (z > 0)
 
 
-def _check_topk(x: Tensor, w: Tensor, b: Tensor, k: int) -> cpu.Bf16Encoder:
-    encoder = cpu.Bf16Encoder(w, b)
+def _check_topk(x: Tensor, w: Tensor, b: Tensor, k: int) -> cpu_select.Bf16Encoder:
+    encoder = cpu_select.Bf16Encoder(w, b)
     z = _exact_z(x, w, b)
     _assert_same_choice(encoder.topk(x, k), z, _topk_mask(z, k), _slack(x, w, b))
     return encoder
 
 
-def _check_above(x: Tensor, w: Tensor, b: Tensor, theta: Tensor) -> cpu.Bf16Encoder:
-    encoder = cpu.Bf16Encoder(w, b)
+def _check_above(x: Tensor, w: Tensor, b: Tensor, theta: Tensor) -> cpu_select.Bf16Encoder:
+    encoder = cpu_select.Bf16Encoder(w, b)
     z = _exact_z(x, w, b)
     codes = encoder.above(x, theta)
     wanted = z > theta.double().clamp_min(0)
@@ -125,7 +125,7 @@ def test_values_just_above_zero_are_kept() -> None:
     b = 1e-4 * torch.randn(211, generator=torch.Generator().manual_seed(5))  # … plus its bias
     _check_above(x[:1], w, b, torch.zeros(()))
     _check_topk(x[:1], w, b, 150)
-    kept = cpu.Bf16Encoder(w, b).above(x[:1], torch.zeros(())).indices.numel()
+    kept = cpu_select.Bf16Encoder(w, b).above(x[:1], torch.zeros(())).indices.numel()
     assert kept == int((_exact_z(x[:1], w, b) > 0).sum())
 
 
@@ -145,7 +145,7 @@ def test_ties_go_to_the_lowest_latents() -> None:
     row = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
     w, b = row.expand(100, 8).contiguous(), torch.zeros(100)
     b[60] = 1.0
-    got = cpu.Bf16Encoder(w, b).topk(row.expand(3, 8), 5)
+    got = cpu_select.Bf16Encoder(w, b).topk(row.expand(3, 8), 5)
     assert got.indices.reshape(3, 5).tolist() == [[0, 1, 2, 3, 60]] * 3
 
 
@@ -157,7 +157,7 @@ def test_thresholds_per_latent() -> None:
 
 
 def test_a_full_room_falls_back_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "ROOM", 4)
+    monkeypatch.setattr(cpu_select, "ROOM", 4)
     w, b = _weights(333, 20)
     encoder = _check_above(_x(70, 20), w, b, torch.tensor(0.5))
     assert encoder.fallbacks == 70
@@ -181,7 +181,7 @@ def test_no_fallback_on_ordinary_data() -> None:
 def test_batch_topk_is_exact_whatever_the_guess(n: int, k: int, guess: float) -> None:
     w, b = _weights(97, 12)
     x = _x(n, 12)
-    codes, smallest = select.batch_topk(cpu.Bf16Encoder(w, b), x, k, guess)
+    codes, smallest = select.batch_topk(cpu_select.Bf16Encoder(w, b), x, k, guess)
     z = _exact_z(x, w, b)
     best = z.flatten().sort(descending=True).values
     best = best[: n * k][best[: n * k] > 0]
@@ -196,7 +196,7 @@ def test_batch_topk_is_exact_whatever_the_guess(n: int, k: int, guess: float) ->
 
 def test_nothing_positive_gives_no_codes() -> None:
     w, b = _weights(97, 12)
-    encoder = cpu.Bf16Encoder(w, b - 1000.0)
+    encoder = cpu_select.Bf16Encoder(w, b - 1000.0)
     assert encoder.topk(_x(5, 12), 3).indices.numel() == 0
     codes, smallest = select.batch_topk(encoder, _x(5, 12), 3, 1.0)
     assert codes.n_tokens == 5 and codes.indices.numel() == 0 and smallest == 0.0

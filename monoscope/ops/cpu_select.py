@@ -1,0 +1,385 @@
+"""The selections on a CPU: candidates from a bf16 product, proved by a margin, then exact in fp32.
+
+For ẑ = x̂·ŵ + b̂ from bf16 copies, stored in bf16 (u = 2⁻⁸ is the rounding of one number):
+    |z − ẑ| ≤ ‖x − x̂‖·‖ŵ‖ + ‖x‖·‖w − ŵ‖ + u·|b| + rounding of the sums = m      (Cauchy–Schwarz)
+A latent with z ≥ t therefore has a stored ẑ of at least t − m − u·|t − m|. For t we take the least
+of k exact values, which the k-th largest z cannot lie below: every latent under that cut is proved
+out, and the few above it are computed in fp32. So the chosen set and the values are those of the
+fp32 reference (up to the order of the additions in a dot product). A token with more candidates
+than there is room for is handed to the reference itself, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit, prange
+from torch import Tensor
+
+from monoscope.ops import select
+from monoscope.ops.codes import SparseCodes
+from monoscope.ops.cpu import _FAST, _np, use_torch_threads
+
+TILE = 256  # tokens whose [TILE, L] bf16 pre-activations exist at one time
+ROOM = 1024  # candidates a token may have before it is handed to the fp32 reference
+ROWS = 16  # tokens a thread takes at a time
+DEPTH = 32  # latents whose largest ẑ is found together
+UNIT = 2.0**-8  # largest relative error of rounding to bf16
+LOOP = {"error_model": "numpy", **_FAST}
+
+
+@njit(**LOOP)
+def _key(bits):  # type: ignore[no-untyped-def]
+    """The bits of a bf16 as an int16 that is ordered as the values are, negative ones too."""
+    return np.int16(bits ^ ((bits >> 15) & 0x7FFF))
+
+
+@njit(**LOOP)
+def _value(key):  # type: ignore[no-untyped-def]
+    """The value of a key."""
+    bits = np.int32(key) << 16 if key >= 0 else (np.int32(-1 - key) << 16) | np.int32(-(2**31))
+    return np.int32(bits).view(np.float32)
+
+
+@njit(**LOOP)
+def _key_below(value):  # type: ignore[no-untyped-def]
+    """The key of a bf16 <= value, its neighbour where it has one."""
+    magnitude = (np.float32(abs(value)).view(np.int32)) >> 16
+    return np.int16(magnitude) if value > 0 else np.int16(max(-2 - magnitude, -32768))
+
+
+@njit(**LOOP)
+def _cut(t, margin):  # type: ignore[no-untyped-def]
+    """Key of the least stored ẑ that a latent with z >= t can have."""
+    low = t - margin
+    return _key_below(np.float32(low - np.float32(UNIT) * abs(low)))
+
+
+@njit(**LOOP)
+def _dot(x, w):  # type: ignore[no-untyped-def]
+    s = np.float32(0)
+    for d in range(x.shape[0]):
+        s += x[d] * w[d]
+    return s
+
+
+@njit(**LOOP)
+def _kth_largest(values, n, k):  # type: ignore[no-untyped-def]
+    """The k-th largest of values[:n], by quickselect in place."""
+    low, high, target = 0, n - 1, k - 1
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if target <= j:
+            high = j
+        elif target >= i:
+            low = i
+        else:
+            break
+    return values[target]
+
+
+@njit(**LOOP)
+def _maxima(bits, out):  # type: ignore[no-untyped-def]
+    """Largest key of each group of latents j, j+n, j+2n, …: one vector maximum after another."""
+    n = out.shape[0]
+    for j in range(n):
+        out[j] = np.int16(-32768)
+    for start in range(0, bits.shape[0], n):
+        part = bits[start : start + n]
+        for j in range(part.shape[0]):
+            out[j] = max(out[j], _key(part[j]))
+
+
+@njit(**LOOP)
+def _gather(bits, maxima, cut, hot, found, keys):  # type: ignore[no-untyped-def]
+    """Latents with key >= cut, ascending, and their keys; how many, or -1 if there is no room."""
+    n_hot = 0
+    for j in range(maxima.shape[0]):
+        if maxima[j] >= cut:
+            hot[n_hot] = j
+            n_hot += 1
+    n = 0
+    for start in range(0, bits.shape[0], maxima.shape[0]):
+        for h in range(n_hot):
+            i = start + hot[h]
+            if i >= bits.shape[0]:
+                break
+            key = _key(bits[i])
+            if key >= cut:
+                if n == found.shape[0]:
+                    return -1
+                found[n] = i
+                keys[n] = key
+                n += 1
+    return n
+
+
+@njit(**LOOP)
+def _exact_values(n, k, margin, x, w, b, found, keys, exact, spare):  # type: ignore[no-untyped-def]
+    """exact[:n] = z of the candidates that may be among the k largest, -inf of those proved out."""
+    first = np.int16(-32768)
+    if n > k:
+        for c in range(n):
+            spare[c] = keys[c]
+        first = _kth_largest(spare, n, k)
+    least, picked = np.float32(np.inf), 0
+    for c in range(n):
+        exact[c] = np.float32(-np.inf)
+        if keys[c] >= first and picked < k:
+            exact[c] = _dot(x, w[found[c]]) + b[found[c]]
+            least = min(least, exact[c])
+            picked += 1
+    if n > k:
+        cut = _cut(max(least, np.float32(0)), margin)
+        for c in range(n):
+            if keys[c] >= cut and exact[c] == -np.inf:
+                exact[c] = _dot(x, w[found[c]]) + b[found[c]]
+
+
+@njit(**LOOP)
+def _keep_largest(n, k, found, exact, order):  # type: ignore[no-untyped-def]
+    """Move the k largest positive of exact[:n] to the front, in order; how many there are.
+
+    Among values equal to the k-th, the lowest latents win.
+    """
+    limit = np.float32(0)
+    if n > k:
+        order[:n] = exact[:n]
+        limit = _kth_largest(order, n, k)
+    above = 0
+    for c in range(n):
+        above += exact[c] > limit
+    ties, kept = k - above, 0
+    for c in range(n):
+        take = exact[c] > limit
+        if not take and exact[c] == limit and ties > 0:
+            take = True
+            ties -= 1
+        if take and exact[c] > 0:
+            found[kept] = found[c]
+            exact[kept] = exact[c]
+            kept += 1
+    return kept
+
+
+@njit(parallel=True, **LOOP)
+def _topk_tile(  # type: ignore[no-untyped-def]
+    bits, margins, k, depth, x, w, b, columns, values, counts
+):
+    n_tokens, n_latents = bits.shape
+    n_groups = (n_latents + depth - 1) // depth
+    room = min(n_latents, 16 * k + 256)
+    for chunk in prange((n_tokens + ROWS - 1) // ROWS):
+        maxima, hot = np.empty(n_groups, np.int16), np.empty(n_groups, np.int32)
+        found, keys = np.empty(room, np.int32), np.empty(room, np.int16)
+        exact, order = np.empty(room, np.float32), np.empty(room, np.float32)
+        spare = np.empty(max(n_groups, room), np.int16)
+        for n in range(chunk * ROWS, min((chunk + 1) * ROWS, n_tokens)):
+            margin = margins[n]
+            _maxima(bits[n], maxima)
+            t = np.float32(0)
+            if n_groups >= k:  # the k-th largest maximum is <= the k-th largest ẑ
+                spare[:n_groups] = maxima
+                loose = max(_value(_kth_largest(spare, n_groups, k)), np.float32(0))
+                t = max(loose - np.float32(UNIT) * loose - margin, np.float32(0))
+            m = _gather(bits[n], maxima, _cut(t, margin), hot, found, keys)
+            if m < 0:
+                counts[n] = -1
+                continue
+            _exact_values(m, k, margin, x[n], w, b, found, keys, exact, spare)
+            kept = _keep_largest(m, k, found, exact, order)
+            columns[n, :kept] = found[:kept]
+            values[n, :kept] = exact[:kept]
+            counts[n] = kept
+
+
+@njit(parallel=True, **LOOP)
+def _above_tile(  # type: ignore[no-untyped-def]
+    bits, margins, theta, depth, x, w, b, columns, values, counts
+):
+    n_tokens, n_latents = bits.shape
+    n_groups = (n_latents + depth - 1) // depth
+    room = columns.shape[1]
+    for chunk in prange((n_tokens + ROWS - 1) // ROWS):
+        maxima, hot = np.empty(n_groups, np.int16), np.empty(n_groups, np.int32)
+        found, keys = np.empty(room, np.int32), np.empty(room, np.int16)
+        for n in range(chunk * ROWS, min((chunk + 1) * ROWS, n_tokens)):
+            _maxima(bits[n], maxima)
+            cut = _cut(np.float32(0), margins[n])  # θ is in the bias of ẑ
+            m = _gather(bits[n], maxima, cut, hot, found, keys)
+            kept = min(m, 0)
+            for c in range(m):
+                i = found[c]
+                z = _dot(x[n], w[i]) + b[i]
+                if z > theta[i if theta.shape[0] > 1 else 0]:
+                    columns[n, kept] = i
+                    values[n, kept] = z
+                    kept += 1
+            counts[n] = kept
+
+
+@njit(parallel=True, **LOOP)
+def _rounding(a, bits, norms, errors):  # type: ignore[no-untyped-def]
+    """‖a‖ and ‖a − â‖ of each row, â its bf16 copy."""
+    n_rows, width = a.shape
+    for chunk in prange((n_rows + ROWS - 1) // ROWS):
+        wide = np.empty(width, np.int32)
+        copy = wide.view(np.float32)
+        for n in range(chunk * ROWS, min((chunk + 1) * ROWS, n_rows)):
+            row, row_bits = a[n], bits[n]
+            for d in range(width):
+                wide[d] = np.int32(row_bits[d]) << 16
+            squares, missed = np.float32(0), np.float32(0)
+            for d in range(width):
+                squares += row[d] * row[d]
+                missed += (row[d] - copy[d]) * (row[d] - copy[d])
+            norms[n], errors[n] = np.sqrt(squares), np.sqrt(missed)
+
+
+@njit(**LOOP)
+def _pack(columns, values, counts, offsets, indices, flat):  # type: ignore[no-untyped-def]
+    for n in range(counts.shape[0]):
+        for c in range(counts[n]):
+            indices[offsets[n] + c] = columns[n, c]
+            flat[offsets[n] + c] = values[n, c]
+
+
+@njit(**LOOP)
+def _largest(values, count, out):  # type: ignore[no-untyped-def]
+    """Positions of the `count` largest, ascending; the first win among equals."""
+    order = values.copy()
+    limit = _kth_largest(order, order.shape[0], count)
+    above = 0
+    for v in values:
+        above += v > limit
+    ties, n = count - above, 0
+    for e in range(values.shape[0]):
+        if values[e] > limit or (values[e] == limit and ties > 0):
+            ties -= values[e] == limit
+            out[n] = e
+            n += 1
+
+
+def _bf16_and_rounding(a: Tensor) -> tuple[Tensor, Any, Any]:
+    """a [N, D] in bf16, ‖a‖ [N] and ‖a − â‖ [N]."""
+    copy = a.bfloat16()
+    norms, errors = np.empty(a.shape[0], np.float32), np.empty(a.shape[0], np.float32)
+    _rounding(_np(a), copy.view(torch.int16).numpy(), norms, errors)
+    return copy, norms, errors
+
+
+class Bf16Encoder(select.Encoder):
+    """select.Encoder, with bf16 copies of the weights; made once per weight update."""
+
+    def __init__(self, w_enc: Tensor, b_enc: Tensor) -> None:
+        super().__init__(w_enc.contiguous(), b_enc.contiguous())
+        use_torch_threads()
+        self.w16, norms, errors = _bf16_and_rounding(self.w)
+        self.w_norm, self.w_error = float(norms.max()), float(errors.max())
+        self.fallbacks = 0
+
+    def topk(self, x: Tensor, k: int) -> SparseCodes:
+        """As select.Encoder.topk."""
+        k = min(k, self.w.shape[0])
+        depth = min(max(self.w.shape[0] // (4 * k), 1), DEPTH)
+        return self._select(x, k, self.b, _topk_tile, (k, depth), lambda z: select.topk(z, k))
+
+    def above(self, x: Tensor, theta: Tensor) -> SparseCodes:
+        """As select.Encoder.above."""
+        return self.wider(x, theta.detach().float().clamp_min(0))
+
+    def wider(self, x: Tensor, low: Tensor) -> SparseCodes:
+        """As select.Encoder.wider."""
+        limits = low.detach().float().reshape(-1)
+        setting = (_np(limits), DEPTH)
+        return self._select(
+            x, ROOM, self.b - limits, _above_tile, setting, lambda z: select.wider(z, limits)
+        )
+
+    def largest(self, codes: SparseCodes, count: int) -> SparseCodes:
+        """As select.Encoder.largest."""
+        if not 0 < count < codes.indices.numel():
+            return select.largest(codes, count)
+        kept = np.empty(count, np.int64)
+        _largest(_np(codes.values), count, kept)
+        which = torch.from_numpy(kept)
+        offsets = torch.searchsorted(which, codes.offsets)
+        return SparseCodes(codes.indices[which], codes.values[which], offsets, codes.d_sae)
+
+    def _margins(self, x_norm: Any, x_error: Any, bias: Tensor) -> Any:
+        """m [N], an upper bound on |z − ẑ| before ẑ is stored; float32 sums of D terms included."""
+        sums = (self.w.shape[1] + 2) * 2.0**-23
+        copies = x_error * (self.w_norm + self.w_error) + x_norm * self.w_error
+        worst_bias = float(bias.abs().max()) if bias.numel() else 0.0
+        return (copies * (1 + sums) + sums * x_norm * self.w_norm + UNIT * worst_bias).astype(
+            np.float32
+        ) * np.float32(1.0001)
+
+    def _select(
+        self,
+        x: Tensor,
+        room: int,
+        bias: Tensor,
+        kernel: Any,
+        setting: tuple[Any, ...],
+        reference: Callable[[Tensor], SparseCodes],
+    ) -> SparseCodes:
+        """Run a kernel tile by tile; rows it could not prove go through `reference` on their z."""
+        use_torch_threads()
+        n_latents = self.w.shape[0]
+        x = x.detach().contiguous()
+        x16, norms, errors = _bf16_and_rounding(x)
+        margins, bias16 = self._margins(norms, errors, bias), bias.bfloat16()
+        room, tile = min(room, n_latents), min(TILE, max(x.shape[0], 1))
+        product = torch.empty(tile, n_latents, dtype=torch.bfloat16)
+        columns, values = np.empty((tile, room), np.int32), np.empty((tile, room), np.float32)
+        parts = []
+        for at in range(0, max(x.shape[0], 1), tile):
+            here = slice(at, min(at + tile, x.shape[0]))
+            n = here.stop - here.start
+            z = torch.addmm(bias16, x16[here], self.w16.T, out=product[:n])
+            counts = np.zeros(n, np.int64)
+            kernel(z.view(torch.int16).numpy(), margins[here], *setting, _np(x[here]),
+                   _np(self.w), _np(self.b), columns[:n], values[:n], counts)  # fmt: skip
+            parts.append(self._finish(x[here], columns, values, counts, reference))
+        return SparseCodes.concat(parts)
+
+    def _finish(
+        self, x: Tensor, columns: Any, values: Any, counts: Any,
+        reference: Callable[[Tensor], SparseCodes],
+    ) -> SparseCodes:  # fmt: skip
+        """A tile's rows, compressed; the unproved ones computed anew, together, in fp32."""
+        unproved = torch.from_numpy(np.flatnonzero(counts < 0))
+        counts = np.maximum(counts, 0)
+        offsets = np.concatenate([[0], counts.cumsum()])
+        indices, flat = np.empty(offsets[-1], np.int32), np.empty(offsets[-1], np.float32)
+        _pack(columns, values, counts, offsets, indices, flat)
+        n_latents = self.w.shape[0]
+        codes = SparseCodes(
+            torch.from_numpy(indices), torch.from_numpy(flat), torch.from_numpy(offsets), n_latents
+        )
+        if not unproved.numel():
+            return codes
+        self.fallbacks += unproved.numel()
+        more = reference(torch.addmm(self.b, x[unproved], self.w.T))
+        rows = torch.cat([codes.rows, unproved[more.rows]])
+        order = rows.argsort(stable=True)
+        return SparseCodes.from_entries(
+            rows[order],
+            torch.cat([codes.indices, more.indices])[order],
+            torch.cat([codes.values, more.values])[order],
+            (x.shape[0], n_latents),
+        )
