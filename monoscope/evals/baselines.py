@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from monoscope.evals.reconstruction import Reconstruct
+from monoscope.ops import select
+from monoscope.ops.codes import SparseCodes
 
 FIT_TOKENS = 65_536
 """Train tokens that the PCA sees."""
@@ -88,6 +90,15 @@ class RandomSAE:
             top += float(((x - self.mean) * raw).sum(dtype=torch.float64))
             bottom += float(raw.square().sum(dtype=torch.float64))
         self.gain = top / bottom if bottom > 0 else 1.0
+
+    def encode(self, x: Tensor) -> SparseCodes:
+        """Its codes g·relu(z) over the top k, for probes that want features and not x̂."""
+        parts = []
+        directions, mean = self.directions.to(x.device), self.mean.to(x.device)
+        for tile in (x.float() - mean).split(max(1, _TILE_LATENTS // len(directions))):
+            parts.append(select.topk(tile @ directions.T, self.k))
+        codes = SparseCodes.concat(parts)
+        return codes.with_values(codes.values * self.gain)
 
     def _raw(self, x: Tensor) -> tuple[Tensor, Tensor]:
         directions, mean = self.directions.to(x.device), self.mean.to(x.device)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from monoscope import __version__
 from monoscope.artifact.checks import weights_hash
 from monoscope.errors import ConfigError
 from monoscope.evals import reconstruction, tokens
-from monoscope.evals.baselines import FIT_TOKENS, Method, fit_baselines
+from monoscope.evals.baselines import FIT_TOKENS, PCA, Method, RandomSAE, fit_baselines
 from monoscope.evals.cache import Cache, Figures
+from monoscope.evals.probe_tasks import CPU_TASKS
 from monoscope.sites import Site
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ class Sizes:
     dead_tokens: int = 500_000
     probe_texts: int = 600
     probe_text_tokens: int = 48
-    probe_tasks: tuple[str, ...] | None = None
+    probe_tasks: tuple[str, ...] | None = CPU_TASKS
     corpus_docs: int = 2_000
     letter_words: int = 1_500
     train_tokens: int = 300_000
@@ -60,6 +62,7 @@ FULL = Sizes(
     dead_tokens=10_000_000,
     probe_texts=2_000,
     probe_text_tokens=256,
+    probe_tasks=None,
     corpus_docs=20_000,
     letter_words=6_000,
     train_tokens=4_000_000,
@@ -118,6 +121,9 @@ class Material:
             "version": version,
             "sae": self.weights,
             "config": self.sae.config.to_json(),
+            "recipe": self.sae.provenance.get("recipe"),
+            "trains": self.train is not None,
+            "monoscope": __version__,
             "store": self.data,
             "model": None if self.lm is None else dict(self.lm.identity),
             "seed": self.seed,
@@ -152,6 +158,19 @@ class Material:
         """random, neurons, pca and mean, fitted on train tokens at the SAE's own L0."""
         train = tokens.train_tiles(self.store, FIT_TOKENS, self.seed)
         return fit_baselines(train, self.mean, self.sae.config.d_sae, self.l0, self.seed)
+
+    @cached_property
+    def random(self) -> RandomSAE:
+        """The frozen random SAE among the baselines."""
+        found = self.baselines["random"].reconstruct
+        assert isinstance(found, RandomSAE)
+        return found
+
+    @cached_property
+    def pca(self) -> PCA:
+        """All D principal components of train tokens, the last one first in variance."""
+        tiles = tokens.train_tiles(self.store, FIT_TOKENS, self.seed)
+        return PCA(tiles, self.mean, len(self.mean))
 
     @property
     def methods(self) -> dict[str, reconstruction.Reconstruct]:

@@ -1,6 +1,7 @@
 """The suites: which metric families each is made of, in order, and running them one by one.
 
-A family is a module with VERSION and run(material) -> figures; a suite is a tuple of names and
+A family is a module with VERSION and run(material) -> figures, and depends(material) where its
+figures depend on more than `Material.key` says; a suite is a tuple of names and
 modules. A family that cannot be measured here says why under "skipped"; nothing is left out in
 silence. Every family, and the slow ones' parts, are kept by content as they finish.
 """
@@ -14,11 +15,23 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from monoscope.artifact.checks import check_together
 from monoscope.errors import ConfigError, MismatchError, nearest
-from monoscope.evals import density, geometry, saebench, slices, specials
+from monoscope.evals import (
+    ablation,
+    corpus_probes,
+    density,
+    geometry,
+    label_scores,
+    letters,
+    probing,
+    random_model,
+    recovery,
+    saebench,
+    slices,
+    specials,
+    stability,
+)
 from monoscope.evals.cache import Figures
 from monoscope.evals.material import CPU, FULL, Material
 from monoscope.evals.run import evaluate
@@ -54,10 +67,24 @@ CORE: tuple[tuple[str, Family], ...] = (
     ("special_tokens", specials),
     ("saebench", saebench),
 )
-SUITES: dict[str, tuple[tuple[str, Family], ...]] = {"core": CORE}
+CPU_SUITE: tuple[tuple[str, Family], ...] = (
+    *CORE,
+    ("worlds", recovery),
+    ("corpus_probes", corpus_probes),
+    ("ablation", ablation),
+    ("letters", letters),
+    ("label_scores", label_scores),
+    ("stability", stability),
+    ("random_model", random_model),
+    ("probing", probing),
+)
+SUITES: dict[str, tuple[tuple[str, Family], ...]] = {
+    "core": CORE,
+    "cpu": CPU_SUITE,
+    "full": CPU_SUITE,
+}
 
 
-@torch.no_grad()
 def run_suite(
     material: Material,
     suite: str = "core",
@@ -86,14 +113,21 @@ def run_suite(
         check_together(other, material.store, None)
         if other.config.d_in != material.sae.config.d_in:
             raise MismatchError("the SAEs to compare have different widths")
+    if material.atlas is not None:
+        label_scores.check_atlas(material.atlas, material.weights)
     families: dict[str, Figures] = {}
     for name, family in SUITES[suite]:
         began = time.perf_counter()
+        depends = getattr(family, "depends", _nothing_more)
         material.tell(name, 0, 1)
-        families[name] = material.part(name, family.VERSION, {}, partial(family.run, material))
+        families[name] = material.part(name, family.VERSION, depends(material), partial(family.run, material))
         if finished is not None:
             finished(name, time.perf_counter() - began)
     return saebench.output(material, suite, families, at_millis=int(clock() * 1000))
+
+
+def _nothing_more(material: Material) -> Figures:
+    return {}
 
 
 def _sizes(material: Material, suite: str) -> Any:

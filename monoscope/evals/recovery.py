@@ -1,0 +1,129 @@
+"""What the SAE's recipe recovers of worlds whose truth is known, beside chance and baselines.
+
+The recipe (activation, loss, k set to the world's own L0, as many latents as there are features)
+is trained anew on each world: it is the method that is measured here, not the given weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from monoscope.evals import matching, worlds
+from monoscope.evals.baselines import PCA, RandomSAE
+from monoscope.evals.cache import Figures
+from monoscope.evals.material import Material
+from monoscope.evals.worlds import World
+
+VERSION = 1
+_TEST = 20_000
+_BATCH = 512
+_LR = 3e-3
+
+Encode = Callable[[Tensor], Tensor]
+"""x [n,D] -> dense codes [n,L]."""
+
+
+def run(material: Material) -> Figures:
+    """Figures by world and method; {"skipped": …} where no trainer was given."""
+    recipe = material.sae.provenance.get("recipe")
+    if material.train is None or recipe is None:
+        return {"skipped": "needs a trainer and an SAE that says its recipe"}
+    out: Figures = {"recipe": recipe}
+    for done, kind in enumerate(worlds.KINDS):
+        material.tell(f"world: {kind}", done, len(worlds.KINDS))
+        out[kind] = material.part(
+            "world", VERSION, {"kind": kind}, partial(_world, material, recipe, kind)
+        )
+    return out
+
+
+def _world(material: Material, recipe: str, kind: str) -> Figures:
+    assert material.train is not None
+    world = worlds.make(kind, material.seed)
+    n, seed = material.sizes.world_samples, material.seed
+    settings = {} if material.sae.config.k is None else {"k": max(1, round(world.l0))}
+    trained = material.train(
+        world.batches(n + 64 * _BATCH, seed + 1, _BATCH), d_sae=world.n_features, recipe=recipe,
+        n_tokens=n, batch_size=_BATCH, lr=_LR, seed=seed, **settings,
+    ).sae  # fmt: skip
+    f, x = world.sample(_TEST, torch.Generator().manual_seed(seed + 2))
+    found: Figures = {
+        "sae": figures(world, f, x, trained.W_dec, lambda x: trained.encode(x).to_dense())
+    }
+    for name, (directions, encode) in _baselines(world, x, seed).items():
+        found[name] = figures(world, f, x, directions, encode)
+    found["chance_mcc"] = matching.chance(world.directions, world.n_features, seed)
+    found["n_features"], found["l0"], found["n_samples"] = world.n_features, world.l0, n
+    return found
+
+
+def figures(world: World, f: Tensor, x: Tensor, directions: Tensor, encode: Encode) -> Figures:
+    """How close directions [L,D] and codes come to the truth, on samples f [n,F], x [n,D].
+
+    mcc: mean cosine of true directions with their one-to-one partners. uniqueness: share of the
+    partners that are nearest to no other feature. f1: mean over features of 2PR/(P+R) of "the
+    partner fires" for "the feature is active". fvu where the codes reconstruct. absorption: where
+    there are parents, P(partner silent | parent and a child active) − P(silent | parent alone).
+    """
+    partner, cosine = matching.matched(world.directions, directions)
+    near, _ = matching.nearest(world.directions, directions.detach())
+    codes = encode(x)
+    fires = (codes[:, np.maximum(partner, 0)] > 0) & torch.from_numpy(partner >= 0)
+    truth = f > 0
+    both = (fires & truth).sum(0).double()
+    f1 = 2 * both / (fires.sum(0) + truth.sum(0)).clamp_min(1).double()
+    counts = np.bincount(near, minlength=len(directions))
+    return {
+        "mcc": float(cosine.mean()),
+        "share_over_0.9": float((cosine > 0.9).mean()),
+        "uniqueness": float((counts[near] == 1).mean()),
+        "f1": float(f1.mean()),
+        "l0": float((codes > 0).double().sum(1).mean()),
+        "absorption": absorption(world, truth, fires),
+    }
+
+
+def absorption(world: World, truth: Tensor, fires: Tensor) -> float | None:
+    """Mean over parents of how much likelier a child's presence makes the parent's silence.
+
+    truth, fires [n,F] bool: the feature is active, its partner fires. None without a hierarchy.
+    """
+    gaps = []
+    for parent in world.parent[world.parent >= 0].unique().tolist():
+        children = truth[:, world.parent == parent].any(1)
+        with_child, alone = truth[:, parent] & children, truth[:, parent] & ~children
+        if with_child.any() and alone.any():
+            silent = (~fires[:, parent]).double()
+            gaps.append(float(silent[with_child].mean() - silent[alone].mean()))
+    return float(np.mean(gaps)) if gaps else None
+
+
+def _baselines(world: World, x: Tensor, seed: int) -> dict[str, tuple[Tensor, Encode]]:
+    """Frozen random SAE, the coordinates of x, and principal components with both signs."""
+    mean, k = x.mean(0), max(1, round(world.l0))
+    random = RandomSAE(mean, world.n_features, k, seed + 3)
+    axes = torch.eye(x.shape[1])
+    components = PCA([x], mean, x.shape[1]).components.T
+    return {
+        "random": (random.directions, lambda x: random.encode(x).to_dense()),
+        "neurons": _both_signs(axes, mean, k),
+        "pca": _both_signs(components, mean, k),
+    }
+
+
+def _both_signs(axes: Tensor, mean: Tensor, k: int) -> tuple[Tensor, Encode]:
+    """Each axis [n,D] and its opposite as directions; the k largest positive coordinates fire."""
+    directions = F.normalize(torch.cat([axes, -axes]), dim=1)
+
+    def encode(x: Tensor) -> Tensor:
+        z = ((x - mean) @ directions.T).relu()
+        top = z.topk(min(k, z.shape[1]), dim=1)
+        return torch.zeros_like(z).scatter(1, top.indices, top.values)
+
+    return directions, encode

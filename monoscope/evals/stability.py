@@ -1,0 +1,96 @@
+"""Stability across training seeds: how many latents another training run finds again.
+
+Decoder directions of two SAEs are matched one to one by cosine (Hungarian). SAEs of the same
+recipe, size and token budget but another seed are trained here, or given; random directions say
+what the same matching gives by chance. Only latents whose decoder row is not zero take part.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monoscope.artifact.checks import weights_hash
+from monoscope.evals import matching
+from monoscope.evals.cache import Figures
+from monoscope.evals.material import Material
+
+if TYPE_CHECKING:
+    from monoscope.sae import SAE
+
+VERSION = 1
+THRESHOLD = 0.7
+"""Cosine from which a latent counts as found again (Paulo & Belrose 2025, arXiv 2501.16615)."""
+
+
+def depends(material: Material) -> Figures:
+    """The weights of the SAEs it is compared with."""
+    return {"others": [weights_hash(other) for other in material.others]}
+
+
+def run(material: Material) -> Figures:
+    """Pairs among the SAEs trained alike, and the given SAE against each of them."""
+    others = list(material.others)
+    trained = False
+    if not others:
+        if material.train is None or material.sae.provenance.get("recipe") is None:
+            return {"skipped": "needs other SAEs, or a trainer and an SAE that says its recipe"}
+        others, trained = _train(material), True
+    rows = [sae.W_dec.detach().float().cpu() for sae in others]
+    own = material.sae.W_dec.detach().float().cpu()
+    pairs = [compare(a, b) for a, b in combinations(rows, 2)]
+    generator = torch.Generator().manual_seed(material.seed)
+    draws = [torch.randn(own.shape, generator=generator) for _ in range(2)]
+    return {
+        "between_seeds": _mean(pairs),
+        "given_against_them": _mean([compare(own, other) for other in rows]),
+        "chance": compare(*draws),
+        "n_others": len(others),
+        "trained_here_tokens": material.sizes.train_tokens if trained else None,
+        "threshold": THRESHOLD,
+    }
+
+
+def compare(a: Tensor, b: Tensor) -> Figures:
+    """Matched cosine of the rows of a [n,D] and b [m,D]; the smaller set is matched into the other.
+
+    cosine: mean over the one-to-one matching (null where it would take too long). found: share of
+    its pairs from THRESHOLD on. nearest_cosine: each row's nearest, which may be shared.
+    """
+    a, b = a[a.norm(dim=1) > 0], b[b.norm(dim=1) > 0]
+    if len(a) > len(b):
+        a, b = b, a
+    found: Figures = {"nearest_cosine": float(matching.nearest(a, b)[1].mean())}
+    if max(len(a), len(b)) > matching.EXACT_UP_TO:
+        return found | {"cosine": None, "found": None}
+    cosine = matching.matched(a, b)[1]
+    return found | {"cosine": float(cosine.mean()), "found": float((cosine >= THRESHOLD).mean())}
+
+
+def _train(material: Material) -> list[SAE]:
+    assert material.train is not None
+    sae, sizes = material.sae, material.sizes
+    made = []
+    for i in range(sizes.n_seeds):
+        material.tell(f"training seed {i}", i, sizes.n_seeds)
+        settings = {} if sae.config.k is None else {"k": sae.config.k}
+        run = material.train(
+            material.store, d_sae=sae.config.d_sae, recipe=sae.provenance["recipe"],
+            n_tokens=sizes.train_tokens, seed=1000 * (material.seed + 1) + i, **settings,
+        )  # fmt: skip
+        made.append(run.sae)
+    return made
+
+
+def _mean(rows: list[Figures]) -> Figures:
+    """Mean and range over pairs, key by key; null where there is no pair."""
+    out: Figures = {"n_pairs": len(rows)}
+    for key in ("cosine", "found", "nearest_cosine"):
+        held = [row[key] for row in rows if row[key] is not None]
+        out[key] = float(np.mean(held)) if held else None
+        out[f"{key}_range"] = [min(held), max(held)] if held else None
+    return out
