@@ -28,6 +28,7 @@ class AtlasFacts(BaseModel):
     histogram_edges: list[float]
     definitions: dict[str, str]
     folder: str
+    sae_folder: str | None
 
 
 def router(state: ViewerState) -> APIRouter:
@@ -40,7 +41,10 @@ def router(state: ViewerState) -> APIRouter:
         said = state.atlas.manifest
         known = {name: said[name] for name in AtlasFacts.model_fields if name in said}
         return AtlasFacts(
-            n_features=state.atlas.n_features, folder=str(state.config.atlas), **known
+            n_features=state.atlas.n_features,
+            folder=str(state.config.atlas),
+            sae_folder=None if state.config.sae is None else str(state.config.sae),
+            **known,
         )
 
     return api

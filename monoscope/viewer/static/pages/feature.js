@@ -1,0 +1,119 @@
+/** One feature: what it is called and why, where it fires, what it writes, what is near it. */
+import { get, put, remove, useApi } from "../api.js";
+import { Await, Copy, toast } from "../components.js";
+import { percent, python, shell, visible, whole } from "../format.js";
+import { html, useEffect, useState } from "../kit.js";
+import { link, navigate, useQuery } from "../router.js";
+import { useKeys } from "../shell/keys.js";
+import { useSetting } from "../settings.js";
+import { Activation, Basis, Logits, Metadata, Nearby } from "./feature/aside.js";
+import { Contexts } from "./feature/contexts.js";
+import { LabelHead } from "./feature/label.js";
+import { Notes } from "./feature/notes.js";
+import { TryIt } from "./feature/tryit.js";
+
+/** @param {{latent: string}} params */
+export const title = (params) => `Feature ${params.latent}`;
+
+/** @param {{params: {latent: string}, query: Record<string, string>, atlas: any}} props */
+export function Page({ params, query, atlas }) {
+  const latent = Number(params.latent);
+  const list = { q: query.q, sort: query.sort, order: query.order, box: query.box };
+  const feature = useApi(`/features/${latent}`);
+  const around = useApi(`/features/${latent}/around`, { sort: "latent", ...drop(list) });
+  const near = /** @type {any} */ (around.data);
+  const [shading, setShading] = useSetting("shading");
+  const go = (/** @type {number | null | undefined} */ to) => { if (to !== null && to !== undefined) { navigate(link(`/f/${to}`, list)); scrollTo(0, 0); } };
+  useKeys({
+    n: () => go(near?.next), p: () => go(near?.previous),
+    j: () => step(1), k: () => step(-1),
+    v: () => setShading(shading === "numbers" ? "hue" : "numbers"),
+    b: () => document.getElementById("bookmark")?.click(),
+    e: () => document.getElementById("edit-label")?.click(),
+  });
+  return html`<article class="feature">
+    <nav class="crumbs" aria-label="In the list">
+      <a href=${link("/", { ...list, at: latent })}>← Atlas</a>
+      <span class="dim">${near ? place(near, list.q) : " "}</span>
+      <span class="row nextprev"><${Step} to=${near?.previous} list=${list} name="previous" key_="p" /><${Step} to=${near?.next} list=${list} name="next" key_="n" /></span>
+    </nav>
+    <${Await} of=${feature} lines=${12}>${(/** @type {any} */ f) => html`
+      <${LabelHead} key=${f.latent} feature=${f} onLabel=${(/** @type {any} */ label) => feature.set({ ...f, label })}>
+        <${Bookmark} feature=${f} onLists=${(/** @type {string[]} */ lists) => feature.set({ ...f, lists })} />
+        <${Copies} latent=${f.latent} atlas=${atlas} />
+      <//>
+      ${f.n_active === 0
+        ? html`<div class="panel empty"><b>It never fired</b><p>on any of the ${whole(f.n_tokens)} tokens of this atlas. Its decoder direction and what lies near it are below.</p></div>` : ""}
+      <div class="cols">
+        <div><${Contexts} key=${f.latent} feature=${f} /></div>
+        <aside>
+          <${Activation} feature=${f} edges=${atlas?.histogram_edges} />
+          <${TryIt} key=${`try${f.latent}`} feature=${f} atlas=${atlas} />
+          <${Logits} feature=${f} atlas=${atlas} />
+          <${Nearby} feature=${f} list=${list} />
+          <${Metadata} feature=${f} />
+          <${Notes} key=${`note${f.latent}`} feature=${f} onLists=${(/** @type {string[]} */ lists) => feature.set({ ...f, lists })} />
+          <${Basis} feature=${f} atlas=${atlas} />
+        </aside>
+      </div>`}<//>
+  </article>`;
+}
+
+/** @param {Record<string, any>} given */
+const drop = (given) => Object.fromEntries(Object.entries(given).filter(([, v]) => v));
+
+/** @param {any} near @param {string | undefined} q */
+function place(near, q) {
+  if (near.rank === null) return "not in this list";
+  return `${whole(near.rank)} of ${whole(near.total)}${q ? ` in ${visible(q)}` : ""}`;
+}
+
+/** @param {any} props */
+function Step({ to, list, name, key_ }) {
+  const off = to === null || to === undefined;
+  return html`<a class="btn small ${off ? "off" : ""}" href=${off ? undefined : link(`/f/${to}`, list)} aria-disabled=${off} aria-label="${name} feature"><kbd>${key_}</kbd> ${name}</a>`;
+}
+
+/** Move the focus along the contexts. @param {number} by */
+function step(by) {
+  const all = /** @type {HTMLElement[]} */ ([...document.querySelectorAll(".contexts > li")]);
+  if (!all.length) return;
+  const at = all.findIndex((li) => li === document.activeElement || li.contains(document.activeElement));
+  const next = all[Math.min(all.length - 1, Math.max(0, at + by))];
+  next.focus({ preventScroll: true });
+  next.scrollIntoView({ block: "nearest" });
+}
+
+/** @param {any} props */
+function Bookmark({ feature, onLists }) {
+  const on = feature.lists.includes("bookmarks");
+  const toggle = async () => {
+    try {
+      const path = `/lists/bookmarks/${feature.latent}`;
+      await (on ? remove(path) : put(path, undefined));
+      onLists(on ? feature.lists.filter((/** @type {string} */ n) => n !== "bookmarks") : [...feature.lists, "bookmarks"]);
+    } catch (error) { toast(String(/** @type {any} */ (error).message)); }
+  };
+  return html`<button id="bookmark" class="btn small" aria-pressed=${on} onClick=${toggle} title="Keep it on the list bookmarks (b)">${on ? "★ bookmarked" : "☆ bookmark"}</button>`;
+}
+
+/** @param {any} props */
+function Copies({ latent, atlas }) {
+  if (!atlas) return null;
+  const sae = atlas.sae_folder;
+  const steer = sae ? `monoscope steer ${shell(sae)} --prompt 'I think' --edit ${latent}=set:1max` : `monoscope features ${shell(atlas.folder)} --id ${latent}`;
+  const code = `import monoscope as ms
+
+atlas = ms.load_atlas(${python(atlas.folder)})
+feature = atlas.feature(${latent})
+print(feature.label, feature.density, feature.max)
+for example in feature.top[:5]:
+    print(f"{example.value:.1f}", example.text)
+${sae ? `
+sae = ms.load_sae(${python(sae)})
+lm = ms.load_lm(${python(atlas.model.model || "demo")})
+print(ms.generate(lm, "I think", edits=[ms.Set(sae, ${latent}, times_max=1)]).steered)
+` : ""}`;
+  return html`<${Copy} label="Copy link" text=${() => location.href} title="This page as it stands" />
+    <${Copy} label="as command" text=${steer} /><${Copy} label="as Python" text=${code} title="Load it, read it, steer with it" />`;
+}

@@ -1,0 +1,58 @@
+/** Where the feature fires: strongest contexts and samples of each band, each opening into its document. */
+import { useApi } from "../../api.js";
+import { Await, Empty, Panel, Tokens } from "../../components.js";
+import { short, visible, whole } from "../../format.js";
+import { html, useEffect, useRef, useState } from "../../kit.js";
+import { useQuery } from "../../router.js";
+import { useSetting } from "../../settings.js";
+
+const BANDS = ["weakest fifth", "weak", "middle", "strong", "strongest fifth"];
+
+/** @param {{feature: any}} props */
+export function Contexts({ feature }) {
+  const [query, setQuery] = useQuery();
+  const [shading, setShading] = useSetting("shading");
+  const bands = [...new Set(feature.examples.filter((/** @type {any} */ e) => e.kind === "band").map((/** @type {any} */ e) => e.band))].sort((a, b) => /** @type {number} */ (b) - /** @type {number} */ (a));
+  const choices = ["top", ...bands.map(String)];
+  const shown = choices.includes(query.band) ? query.band : "top";
+  const examples = feature.examples.filter((/** @type {any} */ e) => shown === "top" ? e.kind === "top" : e.kind === "band" && e.band === Number(shown));
+  if (!feature.examples.length) return html`<${Panel} title="Contexts"><${Empty} title="No contexts">It never fired on the tokens of this atlas.<//><//>`;
+  const range = feature.max / 5;
+  return html`<${Panel} title="Contexts" aside=${html`
+      <label class="check"><input type="checkbox" checked=${shading === "numbers"} onChange=${(/** @type {any} */ e) => setShading(e.target.checked ? "numbers" : "hue")} /> values <kbd>v</kbd></label>`}>
+    <div class="bands" role="group" aria-label="Which contexts">${choices.map((c) => html`<button key=${c} class="pick" aria-pressed=${c === shown} onClick=${() => setQuery({ band: c === "top" ? "" : c })}>
+      ${c === "top" ? "strongest" : html`${short(range * Number(c))}–${short(range * (Number(c) + 1))}<span class="sr"> (${BANDS[Number(c)]})</span>`}</button>`)}</div>
+    <p class="note">${shown === "top" ? "The strongest, one a document at most." : `Drawn at random from activations between ${short(range * Number(shown))} and ${short(range * (Number(shown) + 1))}: what a typical firing of that strength looks like.`}</p>
+    <ol class="list contexts">${examples.map((/** @type {any} */ e) => html`<${Example} key=${`${e.kind}${e.band}.${e.rank}`} example=${e} feature=${feature} />`)}</ol>
+  <//>`;
+}
+
+/** @param {{example: any, feature: any}} props */
+function Example({ example: e, feature }) {
+  const [open, setOpen] = useState(false);
+  return html`<li tabindex="-1">
+    ${open ? html`<${Document} doc=${e.doc} latent=${feature.latent} max=${feature.max} at=${e.pos} />`
+      : html`<div class="line">${e.start > 0 && html`<span class="dim">…</span>`}<${Tokens} pieces=${e.pieces} values=${e.values} max=${feature.max} peak=${e.peak} />${e.start + e.pieces.length < e.n_tokens && html`<span class="dim">…</span>`}</div>`}
+    <div class="src"><b class="num">${short(e.value)}</b> · <${Source} meta=${e.meta} />
+      · <button class="linky" aria-expanded=${open} onClick=${() => setOpen(!open)}>${open ? "close" : `whole document (${whole(e.n_tokens)} tokens)`}</button></div>
+  </li>`;
+}
+
+/** Where a text is from, and under which licence. @param {{meta: Record<string, string>}} props */
+function Source({ meta }) {
+  const licence = meta.licence || meta.license;
+  const name = meta.title || meta.name || meta.path || meta.source || "untitled";
+  const url = /^https?:\/\//.test(meta.url || "") ? meta.url : null;
+  const rest = [meta.title && meta.source, meta.lang, meta.topic, licence].filter(Boolean).map(visible);
+  return html`${url ? html`<a href=${url} target="_blank" rel="noopener noreferrer nofollow">${visible(name)}</a>` : visible(name)}${rest.length ? `, ${rest.join(", ")}` : ""}`;
+}
+
+/** @param {{doc: number, latent: number, max: number, at: number}} props */
+function Document({ doc, latent, max, at }) {
+  const document = useApi(`/documents/${doc}`, { latent });
+  const box = useRef(/** @type {HTMLDivElement | null} */ (null));
+  useEffect(() => { box.current?.querySelector(".peak")?.scrollIntoView({ block: "nearest" }); }, [document.data]);
+  return html`<div class="document" ref=${box}><${Await} of=${document} lines=${5}>${(/** @type {any} */ d) => html`
+    <${Tokens} pieces=${d.pieces} values=${d.values} max=${max} peak=${at} />
+    <p class="note">Document ${d.doc}, ${d.split === "train" ? "of the training split" : "held out"}. Values were recorded for ${whole(d.n_recorded)} of its ${whole(d.pieces.length)} tokens, those around shown contexts; elsewhere the atlas does not say.</p>`}<//></div>`;
+}

@@ -1,0 +1,73 @@
+/** The feature's name: what it is called, how that was got and how well it holds, edited in place. */
+import { get, put } from "../../api.js";
+import { Empty, ErrorState, Loading, toast } from "../../components.js";
+import { percent, visible, whole } from "../../format.js";
+import { html, useEffect, useRef, useState } from "../../kit.js";
+
+/** @param {{feature: any, onLabel: (label: any) => void, children?: any}} props */
+export function LabelHead({ feature, onLabel, children }) {
+  const [editing, setEditing] = useState(false);
+  const [history, setHistory] = useState(false);
+  const { label } = feature;
+  return html`<header class="f-head">
+    ${editing ? html`<${Edit} feature=${feature} done=${(/** @type {any} */ next) => { setEditing(false); if (next) onLabel(next); }} />`
+      : html`<h1 class=${!label.text || label.text.startsWith("unclear") ? "unclear" : ""}>${visible(label.text || (feature.n_active ? "no label" : "never fired"))}
+        <button id="edit-label" class="quiet pen" onClick=${() => setEditing(true)} aria-label="Edit the label" title="Edit the label (e)">✎</button></h1>`}
+    <p class="sub"><span class="num">latent ${feature.latent}</span> · <${Source} label=${label} />
+      ${label.n_changes > 0 && html` · <button class="linky" aria-expanded=${history} onClick=${() => setHistory(!history)}>history</button>`}</p>
+    ${history && html`<${History} latent=${feature.latent} turn=${label.n_changes} rule=${label.rule_text} />`}
+    <div class="row f-tools">${children}</div>
+  </header>`;
+}
+
+/** How the label was got. @param {{label: any}} props */
+function Source({ label }) {
+  if (label.method === "human") {
+    return html`<span class="score">your label</span>${label.rule_text && html`<span>, the rule says ${visible(label.rule_text)} <${Scores} label=${label} /></span>`}`;
+  }
+  if (!label.text) return "no label: it fired too rarely, or the atlas was not labelled (monoscope label)";
+  return html`<span>by rule <${Rule} rule=${label.rule} />, chosen on other documents than it is scored on: <${Scores} label=${label} /></span>`;
+}
+
+/** @param {{label: any}} props */
+function Scores({ label }) {
+  const held = label.rule?.held_out;
+  if (label.f1 === null) return html`<span>no score${held ? ` (${whole(held.n_fired)} held-out firings, too few)` : ""}</span>`;
+  return html`<span class="num"><b class=${label.f1 >= 0.5 ? "score" : ""} title="2·TP / (rule fires + latent fires), on held-out tokens">F1 ${label.f1.toFixed(2)}</b>
+    , <span title="(true-positive rate + true-negative rate) / 2; a coin gets 0.50">AUC ${label.auc.toFixed(2)}</span>
+    ${held ? html` <span title="of the rule's firings, how many are the latent's; of the latent's, how many the rule finds">(precision ${held.precision.toFixed(2)}, recall ${held.recall.toFixed(2)}; ${whole(held.n_fired)} firings in ${whole(held.n_tokens)} held-out tokens)</span>` : ""}</span>`;
+}
+
+/** @param {{rule: any}} props */
+function Rule({ rule }) {
+  if (!rule) return null;
+  const said = /** @type {Record<string, string>} */ ({ any_of: "any of these", after: "after a token", phrase: "a phrase", and: "both", all_of: "both" });
+  return html`<span>“${said[rule.kind] || String(rule.kind).replaceAll("_", " ")}”</span>`;
+}
+
+/** @param {{feature: any, done: (label: any) => void}} props */
+function Edit({ feature, done }) {
+  const [text, setText] = useState(feature.label.method === "human" ? feature.label.text : "");
+  const [failed, setFailed] = useState(/** @type {any} */ (null));
+  const field = useRef(/** @type {HTMLInputElement | null} */ (null));
+  useEffect(() => { field.current?.focus(); field.current?.select(); }, []);
+  const save = async (/** @type {string} */ value) => {
+    try { done(await put(`/features/${feature.latent}/label`, { text: value })); toast(value.trim() ? "Label kept" : "The rule's label is back"); }
+    catch (error) { setFailed(/** @type {any} */ (error).problem); }
+  };
+  return html`<form class="edit-label" onSubmit=${(/** @type {Event} */ e) => { e.preventDefault(); save(text); }}>
+    <input ref=${field} class="text" maxlength="400" value=${text} placeholder=${feature.label.text || "what it is"} aria-label="Label"
+      onInput=${(/** @type {any} */ e) => setText(e.target.value)} onKeyDown=${(/** @type {KeyboardEvent} */ e) => { if (e.key === "Escape") { e.preventDefault(); done(null); } }} />
+    <button class="btn main">Save</button><button type="button" class="btn" onClick=${() => done(null)}>Cancel</button>
+    ${feature.label.method === "human" && html`<button type="button" class="btn" onClick=${() => save("")}>Back to the rule's</button>`}
+    ${failed && html`<${ErrorState} problem=${failed} />`}</form>`;
+}
+
+/** @param {{latent: number, turn: number, rule: string | null}} props */
+function History({ latent, turn, rule }) {
+  const [items, setItems] = useState(/** @type {any[] | null} */ (null));
+  useEffect(() => { get(`/features/${latent}/history`).then((h) => setItems(h.items), () => setItems([])); }, [latent, turn]);
+  if (!items) return html`<${Loading} lines=${2} />`;
+  if (!items.length) return html`<${Empty} title="Nobody has changed this label" />`;
+  return html`<ol class="history">${items.map((c, i) => html`<li key=${i}><time class="num dim" datetime=${c.changed}>${new Date(c.changed).toLocaleString()}</time> ${c.text === null ? html`<i>removed; back to ${rule ? visible(rule) : "no label"}</i>` : visible(c.text)}</li>`)}</ol>`;
+}
