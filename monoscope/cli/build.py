@@ -100,10 +100,21 @@ def collect(
 def train(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store of activations.")],
     out: opt.Out,
-    d_sae: opt.DSae = 4096,
-    k: Annotated[int, typer.Option("--k", help="Latents active on a token.")] = 32,
+    d_sae: Annotated[
+        int | None,
+        typer.Option("--d-sae", metavar="L", help="Number of latents. Default: 4096."),
+    ] = None,
+    k: Annotated[
+        float | None,
+        typer.Option("--k", help="Latents active on a token, or below 1 their share. Default: 32."),
+    ] = None,
+    target_l0: Annotated[
+        float | None,
+        typer.Option("--target-l0", help="The same for recipes with a penalty, which it steers."),
+    ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Such as batchtopk (the default), topk.")
+        str | None,
+        typer.Option("--recipe", help="Such as batchtopk (the default), topk, jumprelu, gated."),
     ] = None,
     activation: Annotated[
         str | None, typer.Option("--activation", help="Picks the recipe of its name.")
@@ -132,11 +143,14 @@ def train(
 
     with quiet_stdout(as_json), Bar("train") as bar:
         run = fit(
-            ActivationStore.open(store), d_sae=d_sae, recipe=recipe, activation=activation, k=k,
-            n_tokens=tokens, batch_size=batch_size, lr=lr, seed=seed,
-            device=opt.checked_device(device), out=out,
+            ActivationStore.open(store), d_sae=d_sae, recipe=recipe, activation=activation,
+            k=opt.count(k), target_l0=opt.count(target_l0), n_tokens=tokens,
+            batch_size=batch_size, lr=lr, seed=seed, device=opt.checked_device(device), out=out,
             resume=resume, settings=further, progress=bar.trained,
         )  # fmt: skip
+    advice = run.metrics.get("target", {}).get("advice")
+    if advice is not None:
+        typer.echo(advice, err=True)
     (print_json if as_json else print_table)(run.metrics)
 
 

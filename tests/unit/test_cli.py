@@ -168,6 +168,7 @@ def test_train_passes_its_flags_on_and_prints_the_metrics(capsys, monkeypatch):
     assert code == 0 and json.loads(out) == {"n_tokens": 20, "fvu": 0.5, "out": "o"}
     assert got == {
         "source": "s", "out": "o", "d_sae": 48, "k": 3, "recipe": "topk", "activation": None,
+        "target_l0": None,
         "n_tokens": 99, "batch_size": 7, "lr": 0.01, "seed": 4, "device": "cpu", "resume": True,
         "settings": {"k_aux": 5, "warmup_fraction": 0.5},
     }  # fmt: skip
