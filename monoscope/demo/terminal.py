@@ -14,7 +14,7 @@ from monoscope.demo.report import FIGURES, figure_rows
 from monoscope.features.context import context_line
 from monoscope.features.feature import Feature
 from monoscope.features.show import label_text
-from monoscope.features.visible import visible
+from monoscope.visible import visible
 
 
 def show(

@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.text import Text
 
 from monoscope.features.feature import Example
-from monoscope.features.visible import visible
+from monoscope.visible import visible
 
 # One hue, of nearly even lightness and rising chroma (OKLCH hue 60°), with black text on it: a
 # ramp from light to dark would turn round between dark and light terminals. The faintest step

@@ -19,8 +19,8 @@ from monoscope.errors import DataError, FormatError, MismatchError
 from monoscope.features.label_sample import Hits, Progress, Sample, by_latent, draw_sample
 from monoscope.features.rule_search import find_rules
 from monoscope.features.rules import LABEL_WIDTH, META, AnyOf, Rule
-from monoscope.features.visible import quoted
 from monoscope.files import write_atomic
+from monoscope.visible import quoted
 
 if TYPE_CHECKING:
     from monoscope.data.store import ActivationStore

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monoscope.errors import FormatError
-from monoscope.features.visible import quoted, visible
+from monoscope.visible import quoted, visible
 
 LABEL_WIDTH = 60
 META = "meta:"

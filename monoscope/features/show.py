@@ -18,7 +18,7 @@ from rich.text import Text
 from monoscope.features.context import ContextLine, context_line, short
 from monoscope.features.feature import Example, Feature, Neighbour, Row
 from monoscope.features.text import TextFeatures, TextToken
-from monoscope.features.visible import quoted, visible
+from monoscope.visible import quoted, visible
 
 Labels = Mapping[int, str | None]
 

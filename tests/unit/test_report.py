@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from monoscope.demo.report import context, curve, figure_rows, histogram, render_report
+from monoscope.demo.report import context, figure_rows, render_report
 from monoscope.features.feature import Example, Feature
+from monoscope.page import curve, histogram
 
 EVIL = "<script>alert(1)</script>"
 URL = "https://example.org/licence"

@@ -22,7 +22,7 @@ from monoscope.features.rules import (
     shape_of,
     word_of,
 )
-from monoscope.features.visible import quoted, visible
+from monoscope.visible import quoted, visible
 
 
 @dataclass
