@@ -13,7 +13,7 @@ Activation = Literal["relu", "topk", "batchtopk", "jumprelu", "gated", "sigmoid"
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 WITH_K = ("topk", "batchtopk")
 WITH_HIDDEN = ("relu", "sigmoid", "identity")
-PER_TOKEN = ("none", "unit")
+PER_TOKEN = ("none", "unit", "rms", "layer_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class SAEConfig:
     k: active latents a token, for topk and batchtopk, as a count or (0 < k < 1) a share of d_sae;
     None for the others.
     normalisation: what encode does to each token; "unit" brings x − b_dec to norm √D, and gives the
-    norm back to the codes.
+    norm back to the codes; "rms" and "layer_norm" are those of imported SAEs (frames.py).
     hidden: widths of the layers between x and the latents, mirrored on the way back.
 
     Raises ConfigError for sizes out of range and for a k that does not go with the activation.
@@ -34,7 +34,7 @@ class SAEConfig:
     d_sae: int
     activation: Activation = "batchtopk"
     k: int | None = 32
-    normalisation: Literal["none", "unit"] = "none"
+    normalisation: Literal["none", "unit", "rms", "layer_norm"] = "none"
     hidden: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

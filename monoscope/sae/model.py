@@ -14,6 +14,7 @@ from monoscope.ops.autograd import decode_values, encode_values
 from monoscope.ops.select import Encoder
 from monoscope.sae.activations import Active, Dense, Rule, rule_of
 from monoscope.sae.config import SAEConfig, count_of
+from monoscope.sae.frames import CARRIERS, carry, frame
 from monoscope.sae.normalise import radius
 
 ENCODE_BATCH = 4096  # tokens encoded at a time, so that memory does not grow with the input
@@ -92,12 +93,18 @@ class SAE(nn.Module):
         return self.rule.choose(self, self._centre(self._checked(x))[0], None)
 
     def _encode(self, x: Tensor, k: int | None) -> SparseCodes:
+        if self.config.normalisation in CARRIERS:
+            framed, token_size, values = frame(self.config.normalisation, x)
+            return carry(self.rule.select(self, framed - self.b_dec, k), token_size, values)
         centred, size = self._centre(x)
         codes = self.rule.select(self, centred, k)
         return codes if size is None else codes.with_values(codes.values * size[codes.rows])
 
     def _centre(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """What W_enc sees of raw x [N, D]; with "unit", also what codes are multiplied by, [N]."""
+        if self.config.normalisation in CARRIERS:
+            framed, size, _ = frame(self.config.normalisation, x)
+            return framed - self.b_dec, size
         centred = x - self.b_dec
         if self.config.normalisation == "none":
             return centred, None
@@ -113,8 +120,14 @@ class SAE(nn.Module):
         """decode(encode(x)), differentiable in the weights through the latents that fire.
 
         With normalisation "unit", b_dec gets its gradient through the decoder only.
+        Raises ConfigError for the normalisations of imported SAEs, which cannot be trained.
         """
         x = self._checked(x)
+        if self.config.normalisation in CARRIERS:
+            raise ConfigError(
+                "an imported SAE of this normalisation can be used but not trained",
+                got=self.config.normalisation,
+            )
         if isinstance(self.rule, Dense):
             f = self.rule.apply(self.dense_preactivations(self._centre(x)[0]))
             return self.reconstruct(f)

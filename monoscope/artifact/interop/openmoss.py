@@ -61,7 +61,7 @@ def read(folder: Path, scale: float | None = None) -> Parts:
     leaves.finish()
     parts.dtype = leaves.dtype
     if cfg.get("norm_activation") == "token-wise":
-        parts.per_token = "unit"
+        parts.per_token = "rms"
     elif factor != 1.0:
         parts.scaled_input(factor)
     if not cfg.get("apply_decoder_bias_to_pre_encoder", False):

@@ -14,6 +14,7 @@ from torch import Tensor
 from monoscope.errors import FormatError
 from monoscope.sae import SAE, SAEConfig
 from monoscope.sae.config import ACTIVATIONS
+from monoscope.sae.frames import CARRIERS, carrier_rows
 
 
 class InteropWarning(UserWarning):
@@ -27,7 +28,7 @@ class Parts:
     w_enc, w_dec [L,D]; b_enc [L]; b_dec [D].  threshold: [] or [L], strict.
     extra: b_mag and r_mag [L] of a gated SAE, whose b_enc is the gate's bias.
     per_token: what is done to each token first and undone last, "layer_norm" (mean and spread) or
-    "unit" (norm √D).
+    "rms" (norm √D).
     dtype: what the file was written in.  provenance: what it says of where it was trained.
     lost: what could not be carried, in words.
     """
@@ -41,7 +42,7 @@ class Parts:
     k: int | None = None
     threshold: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
-    per_token: Literal["none", "layer_norm", "unit"] = "none"
+    per_token: Literal["none", "rms", "layer_norm"] = "none"
     dtype: torch.dtype | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
@@ -49,10 +50,13 @@ class Parts:
     @torch.no_grad()
     def uncentred(self) -> None:
         """The encoder was applied to x itself, not to x − b_dec: b_enc += W_enc b_dec, in fp64."""
-        shift = self.w_enc.double() @ self.b_dec.double()
-        self.b_enc = (self.b_enc.double() + shift).float()
+        self.shift(self.w_enc.double() @ self.b_dec.double())
+
+    def shift(self, by: Tensor) -> None:
+        """Add `by` [L] fp64 to W_enc x, in every bias that stands beside it."""
+        self.b_enc = (self.b_enc.double() + by).float()
         if self.activation == "gated":
-            stretched = self.extra["r_mag"].double().exp() * shift
+            stretched = self.extra["r_mag"].double().exp() * by
             self.extra["b_mag"] = (self.extra["b_mag"].double() + stretched).float()
 
     @torch.no_grad()
@@ -83,24 +87,45 @@ class Parts:
         self.w_dec = (self.w_dec.double() / scale).float()
         self.b_dec = (self.b_dec.double() / scale).float()
 
+    @torch.no_grad()
+    def _carry(self) -> None:
+        """Latents at the end that carry what the normalisation took off each token."""
+        d_sae, n = len(self.b_enc), CARRIERS[self.per_token]
+        self.shift(-(self.w_enc.double() @ self.b_dec.double()))  # what is left sees b_dec = 0
+        rows = carrier_rows(self.per_token, self.b_dec)
+        self.w_enc = torch.cat([self.w_enc, torch.zeros_like(rows)])
+        self.w_dec = torch.cat([self.w_dec, rows])
+        self.b_enc = torch.cat([self.b_enc, torch.zeros(n)])
+        self.b_dec = torch.zeros_like(self.b_dec)
+        self.extra = {name: torch.cat([v, torch.zeros(n)]) for name, v in self.extra.items()}
+        if self.threshold is not None and self.threshold.ndim:
+            self.threshold = torch.cat([self.threshold, torch.zeros(n)])
+        self.lost.append(
+            f"{self.per_token}: codes are theirs times the size of the token, and latents {d_sae} "
+            f"to {d_sae + n - 1} carry what it took off each token, so L0 is up to {n} higher"
+        )
+
     def build(self) -> SAE:
         """The SAE; each entry of `lost` becomes an InteropWarning.
 
         Raises FormatError for an activation that monoscope does not have.
         """
-        if self.per_token != "none":
-            raise FormatError(
-                f"a {self.format} file that normalises every token ({self.per_token})",
-                hint="monoscope's SAEs take raw activations as they are.",
-            )
         if self.activation not in ACTIVATIONS:
             raise FormatError(
                 f"monoscope has no {self.activation} SAE",
                 got=f"a {self.format} file with that activation",
                 expected=f"one of {', '.join(ACTIVATIONS)}",
             )
+        if self.per_token != "none":
+            self._carry()
         d_sae, d_in = self.w_enc.shape
-        config = SAEConfig(d_in=d_in, d_sae=d_sae, activation=self.activation, k=self.k)  # type: ignore[arg-type]
+        config = SAEConfig(
+            d_in=d_in,
+            d_sae=d_sae,
+            activation=self.activation,  # type: ignore[arg-type]
+            k=self.k,
+            normalisation=self.per_token,
+        )
         about = {"format": self.format, "dtype": dtype_name(self.dtype), "lost": self.lost}
         sae = SAE(config, self.provenance | {"imported": about | self._imported()})
         with torch.no_grad():

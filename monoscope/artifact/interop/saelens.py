@@ -30,7 +30,7 @@ _READS = {
     "matryoshka_batchtopk": "batchtopk",
 }
 _WRITTEN_AS = {"relu": "standard", "batchtopk": "jumprelu"}
-_PER_TOKEN: dict[str, Any] = {"layer_norm": "layer_norm", "constant_norm_rescale": "unit"}
+_PER_TOKEN: dict[str, Any] = {"layer_norm": "layer_norm", "constant_norm_rescale": "rms"}
 _METADATA = ("model_name", "hook_name", "hook_layer", "prepend_bos", "context_size", "dataset_path")
 
 
@@ -73,7 +73,9 @@ def read(folder: Path, scale: float | None = None) -> Parts:
 def write(sae: SAE, folder: Path, lost: list[str]) -> None:
     """Write cfg.json and sae_weights.safetensors as SAELens 6 reads them; `lost` gains what is not.
 
-    A batchtopk SAE goes out as jumprelu with its one threshold on every latent, as SAELens's own."""
+    A batchtopk SAE goes out as jumprelu with its one threshold on every latent,
+    as SAELens writes its own.
+    """
     activation = sae.config.activation
     dtype = written_dtype(sae)
     tensors = {"W_enc": sae.W_enc.T, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
