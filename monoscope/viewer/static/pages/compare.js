@@ -1,0 +1,84 @@
+/** Compare: two atlases of one model, which latents they share, and the same contexts seen by both. */
+import { useApi } from "../api.js";
+import { Await, Copy, Empty, ErrorState, Panel } from "../components.js";
+import { python, whole } from "../format.js";
+import { html } from "../kit.js";
+import { useQuery } from "../router.js";
+import { Families } from "./compare/families.js";
+import { Summary } from "./compare/summary.js";
+
+export const title = "Compare";
+const THRESHOLD = 0.7;
+
+export function Page() {
+  const list = useApi("/atlases");
+  return html`<h1>Compare</h1><${Await} of=${list} lines=${6}>${(/** @type {any} */ found) => html`<${Chosen} found=${found} />`}<//>`;
+}
+
+/** @param {{found: any}} props */
+function Chosen({ found }) {
+  const [query, setQuery] = useQuery();
+  const own = found.atlases.find((/** @type {any} */ one) => one.here) || found.atlases[0];
+  const other = found.atlases.find((/** @type {any} */ one) => one !== own && !one.trouble);
+  const a = query.a || own?.id || "";
+  const b = query.b || other?.id || "";
+  const threshold = bounded(query.t);
+  const asked = Boolean(a && b);
+  const result = useApi(asked ? "/compare" : null, { a, b, threshold, kind: query.kind, q: query.q, limit: 40 });
+  return html`
+    <p class="sub">Latents of two autoencoders on one model, joined by the cosine of their decoder directions.</p>
+    <${Choice} found=${found} a=${a} b=${b} setQuery=${setQuery} />
+    ${!asked ? html`<${Alone} found=${found} />`
+      : result.error ? html`<${ErrorState} problem=${result.error.problem} retry=${result.reload} />`
+      : html`<${Await} of=${result} lines=${12}>${(/** @type {any} */ data) => html`
+        <${Summary} data=${data} query=${query} threshold=${threshold} setQuery=${setQuery} copy=${html`<${Copy} label="Copy as Python" text=${code(found.root, a, b, threshold)} />`} />
+        <${Families} key=${`${a}|${b}`} first=${data} found=${found} a=${a} b=${b} threshold=${threshold} query=${query} setQuery=${setQuery} />`}<//>`}`;
+}
+
+/** @param {string | undefined} text */
+function bounded(text) {
+  const value = Number(text);
+  return text && value >= 0 && value <= 1 ? value : THRESHOLD;
+}
+
+/** @param {{found: any, a: string, b: string, setQuery: (patch: any, how?: any) => void}} props */
+function Choice({ found, a, b, setQuery }) {
+  const pick = (/** @type {"a" | "b"} */ side) => (/** @type {Event} */ event) =>
+    setQuery({ [side]: /** @type {HTMLSelectElement} */ (event.target).value, f: "" }, { push: true });
+  const side = (/** @type {"a" | "b"} */ name, /** @type {string} */ value) => html`
+    <label class="side ${name}"><span class="letter" aria-hidden="true">${name.toUpperCase()}</span><span class="sr">Atlas ${name.toUpperCase()}</span>
+      <select class="text" value=${value} onChange=${pick(name)}>
+        ${!found.atlases.some((/** @type {any} */ one) => one.id === value) && html`<option value=${value}>${value || "choose an atlas"}</option>`}
+        ${found.atlases.map((/** @type {any} */ one) => html`<option key=${one.id} value=${one.id} disabled=${Boolean(one.trouble)}>${described(one)}</option>`)}
+      </select></label>`;
+  return html`<div class="choice">${side("a", a)}
+    <button class="btn" onClick=${() => setQuery({ a: b, b: a, f: "" }, { push: true })} disabled=${!b} title="Put each in the other's place" aria-label="Swap A and B">⇄</button>${side("b", b)}</div>`;
+}
+
+/** @param {any} one */
+function described(one) {
+  const sae = [one.activation || one.recipe, whole(one.d_sae), one.k ? `k ${one.k}` : ""].filter(Boolean).join(" ");
+  return `${one.id}${one.here ? " (this one)" : ""} · ${one.site} · ${sae}${one.trouble ? " · cannot be compared" : ""}`;
+}
+
+/** @param {{found: any}} props */
+function Alone({ found }) {
+  const barred = found.atlases.filter((/** @type {any} */ one) => one.trouble);
+  return html`<${Panel}><${Empty} title="There is no second atlas to compare with">Nothing else under <code>${found.root}</code> is an atlas of this model.
+      Train another autoencoder on the same store, index it beside this one, or name a folder that holds both: <code>monoscope view ATLAS --runs DIR</code>.<//>
+    ${barred.length > 0 && html`<ul class="list">${barred.map((/** @type {any} */ one) => html`<li key=${one.id}><b>${one.id}</b><p class="src">${one.trouble}</p></li>`)}</ul>`}<//>`;
+}
+
+/** @param {string} root @param {string} a @param {string} b @param {number} threshold */
+function code(root, a, b, threshold) {
+  const path = (/** @type {string} */ id) => python(id.startsWith("/") ? id : `${root}/${id}`);
+  return `import monoscope as ms
+from monoscope.features.compare import families, nearest_links
+from monoscope.viewer.found import decoder, look, sae_of
+
+a, b = ms.load_atlas(${path(a)}), ms.load_atlas(${path(b)})
+saes = look(${python(root)})
+W_a, W_b = (decoder(sae_of(saes, atlas.manifest)) for atlas in (a, b))
+alive = [[row.latent for row in atlas.list(limit=atlas.n_features)] for atlas in (a, b)]
+found = families(nearest_links(W_a, W_b, *alive), ${threshold})`;
+}
