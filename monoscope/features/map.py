@@ -175,8 +175,11 @@ def _settle(place, rows, cols, weight, rounds, seed):  # type: ignore[no-untyped
 
 
 def _square(place: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Into the unit square; the outermost thousandth of points is drawn to the edge."""
-    low, high = np.quantile(place, [0.001, 0.999], axis=0)
-    middle, half = (low + high) / 2, float((high - low).max()) / 2 or 1.0
-    scaled: NDArray[Any] = 0.5 + (place - middle) / (2.08 * half)
+    """Turned so that the longer axis lies flat, each axis stretched to fill the unit square; the
+    outermost thousandth of points is drawn to the edge."""
+    centred = place - place.mean(0)
+    centred = centred @ np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+    low, high = np.quantile(centred, [0.001, 0.999], axis=0)
+    half = np.maximum((high - low) / 2, 1e-9)
+    scaled: NDArray[Any] = 0.5 + (centred - (low + high) / 2) / (2.04 * half)
     return np.clip(scaled, 0, 1).astype(np.float32)

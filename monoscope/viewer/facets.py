@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from monoscope.viewer import schemas as s
@@ -15,12 +16,14 @@ count(*) FILTER (density >= 0.1) AS dense, count(*) FILTER (label_method = 'huma
 count(*) FILTER (label IS NOT NULL AND NOT starts_with(label, 'unclear')) AS labelled,
 count(*) FILTER (label IS NULL OR starts_with(label, 'unclear')) AS unclear"""
 
-# Bins by figure: of log10 for density and max, of the value itself for the score.
-_FIGURES: dict[str, tuple[str, float, float, int]] = {
-    "density": ("log10(nullif(density, 0))", -7.0, 0.0, 28),
-    "max": ("log10(nullif(peak, 0))", -2.0, 4.0, 30),
-    "score": ("label_f1", 0.0, 1.0, 20),
+# What is binned: log10 of density and max, the score itself; over the range of the whole atlas, so
+# that the picture keeps its place while a query narrows.
+_FIGURES = {
+    "density": "log10(nullif(density, 0))",
+    "max": "log10(nullif(peak, 0))",
+    "score": "label_f1",
 }
+_BINS = 28
 _META = """
 SELECT name, count(*) AS n FROM metas SEMI JOIN found USING (latent)
 WHERE share >= 0.5 GROUP BY name ORDER BY n DESC, name"""
@@ -63,8 +66,10 @@ def _lists(catalogue: Catalogue, search: Search) -> list[s.Facet]:
 
 
 def _figure(catalogue: Catalogue, search: Search, name: str) -> s.FigureFacet:
-    value, low, high, n = _FIGURES[name]
-    place = f"least({n - 1}, greatest(0, floor(({value} - {low}) / {(high - low) / n})))::INT"
+    value, n = _FIGURES[name], _BINS
+    low, high = _range(catalogue, value) if name != "score" else (0.0, 1.0)
+    bin_ = f"floor(({value} - {low}) / {(high - low) / n})"
+    place = f"CASE WHEN {value} IS NOT NULL THEN least({n - 1}, greatest(0, {bin_}))::INT END"
     rows: list[dict[str, Any]] = catalogue.ask(
         f"{search.sql} SELECT {place} AS bin, count(*) AS n FROM found GROUP BY bin", search.given
     )
@@ -81,3 +86,12 @@ def _figure(catalogue: Catalogue, search: Search, name: str) -> s.FigureFacet:
         counts=counts,
         unknown=unknown,
     )
+
+
+def _range(catalogue: Catalogue, value: str) -> tuple[float, float]:
+    """The least and greatest value over all latents, outward to quarters; 0 to 1 if none."""
+    found = catalogue.ask(f"SELECT min({value}) AS low, max({value}) AS high FROM rows")[0]
+    if found["low"] is None:
+        return 0.0, 1.0
+    low, high = math.floor(4 * found["low"]) / 4, math.ceil(4 * found["high"]) / 4
+    return low, max(high, low + 0.25)

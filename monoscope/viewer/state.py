@@ -17,12 +17,14 @@ class ModelStatus(BaseModel):
     """Whether the language model and the SAE can be asked.
 
     state: "absent" (no SAE was given), "loading", "ready" or "failed"; detail: one line on why.
+    model: its name; sae: the SAE's folder.
     busy: whether a request runs at the moment; waiting: how many more are queued.
     """
 
     state: Literal["absent", "loading", "ready", "failed"]
     detail: str = ""
     model: str | None = None
+    sae: str | None = None
     busy: bool = False
     waiting: int = 0
 
@@ -59,4 +61,4 @@ class ViewerState:
             return ModelStatus(
                 state="absent", detail="Start the viewer with --sae DIR to ask the model."
             )
-        return self.engine.status()
+        return self.engine.status().model_copy(update={"sae": str(self.config.sae)})

@@ -32,6 +32,16 @@ function visibleText(piece, flat) {
   return piece.split(/(\n)/).map((part) => part === "\n" ? html`<i class="nl">⏎</i>${flat ? "" : "\n"}` : visible(part));
 }
 
+/**
+ * A label, the tokens that a rule quotes set as tokens: what is quoted is text to be met, not a name.
+ * @param {{text: string}} props
+ */
+export function LabelWords({ text }) {
+  return text.split(/("(?:[^"]|"(?! ?[·+&]|$))*")/).map((part, i) => i % 2
+    ? html`<q key=${i}>${visible(part.slice(1, -1)).replace(/^ (?=.)/, "").replace(/^ $/, "␣")}</q>`
+    : visible(part).replaceAll("·", " "));
+}
+
 /** A piece of the vocabulary, its spaces visible. @param {{text: string}} props */
 export function Token({ text }) {
   return html`<code class="token">${visible(text).replace(/^ | $/g, "␣") || "∅"}</code>`;

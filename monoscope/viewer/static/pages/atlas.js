@@ -42,6 +42,7 @@ export function Page({ atlas }) {
   const onQ = useCallback((/** @type {string} */ next) => setQuery({ q: next }, { push: true }), [setQuery]);
   const n = order?.length ?? null;
   const wide = map === "wide";
+  const roomy = useMemo(() => wide || !matchMedia("(max-width: 1000px)").matches, [wide]);
   return html`<div class="atlas ${wide ? "wide" : ""}">
     <div class="atlas-head"><div><h1>Atlas</h1><p class="sub">${summary(atlas, n, q, box)}</p></div>
       <${Tools} atlas=${atlas} q=${q} sort=${sort} />
@@ -54,13 +55,13 @@ export function Page({ atlas }) {
           : html`<${Table} order=${order} sort=${sorted} descending=${descending} onSort=${onSort} context=${asked} at=${at} onAt=${setAt} onOver=${setOver} />`}
       </section>
       <aside class="atlas-side">
-        <details class="panel fold" open=${!matchMedia("(max-width: 760px)").matches}><summary><h2>Map</h2><span class="aside">decoder directions, near ones near</span></summary>
+        <details class="panel fold" open=${roomy}><summary><h2>Map</h2><span class="aside">decoder directions, near ones near</span></summary>
           <${MapView} order=${order} whole=${!q && !box} at=${over ?? at} box=${box} onBox=${(/** @type {string} */ b) => setQuery({ box: b }, { push: true })}
             onOpen=${(/** @type {number} */ i) => navigate(link(`/f/${i}`, asked))} />
           <p class="note row"><span>Hover names, click opens, drag selects.</span>
             <button class="linky" onClick=${() => setQuery({ map: wide ? "" : "wide" })} aria-pressed=${wide}>${wide ? "smaller" : "larger"}</button></p>
         </details>
-        <details class="panel fold" open=${!matchMedia("(max-width: 760px)").matches}><summary><h2>Narrow down</h2></summary>
+        <details class="panel fold" open=${roomy}><summary><h2>Narrow down</h2></summary>
           <${Facets} of=${facets} q=${q} onQ=${onQ} /></details>
       </aside>
     </div>

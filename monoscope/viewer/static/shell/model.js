@@ -2,7 +2,7 @@
 import { useApi } from "../api.js";
 import { html, useEffect } from "../kit.js";
 
-/** The model's status, asked again every second while it loads. @returns {{state: string, detail: string, model: string | null} | null} */
+/** The model's status, asked again every second while it loads. @returns {{state: string, detail: string, model: string | null, sae: string | null} | null} */
 export function useModel() {
   const { data, error, reload } = useApi("/status");
   const state = /** @type {any} */ (data)?.model?.state;

@@ -1,6 +1,6 @@
 /** The latents as a table of which only the rows in view exist; as long as a million of them. */
 import { get } from "../../api.js";
-import { Empty, Histogram, Loading, Meter, Tokens } from "../../components.js";
+import { Empty, Histogram, LabelWords, Loading, Meter, Tokens } from "../../components.js";
 import { percent, short, visible } from "../../format.js";
 import { html, useCallback, useEffect, useLayoutEffect, useRef, useState } from "../../kit.js";
 import { link, navigate } from "../../router.js";
@@ -137,13 +137,24 @@ function Row({ latent, index, row, y, height, on, context, onOver }) {
     <div role="cell" class="c-density num">${dead ? "never" : percent(row.density)}</div>
     <div role="cell" class="c-max num">${dead ? "" : short(row.max)}</div>
     <div role="cell" class="c-hist">${dead ? "" : html`<${Spark} bins=${row.hist} />`}</div>
-    <div role="cell" class="c-context">${row.context && html`<${Tokens} ...${row.context} max=${row.max} flat />`}</div>
+    <div role="cell" class="c-context">${row.context && html`<${Tokens} ...${around(row.context)} max=${row.max} flat />`}</div>
   </div>`;
+}
+
+const BEFORE = 18; // characters shown ahead of the peak
+
+/** A context cut so that its peak is seen in a narrow column. @param {{pieces: string[], values: number[], peak: number}} context */
+function around({ pieces, values, peak }) {
+  let first = peak, room = BEFORE;
+  while (first > 0 && (room -= pieces[first - 1].length) >= 0) first--;
+  const cut = pieces.slice(first);
+  if (cut.length) cut[0] = cut[0].replace(/^\s+/, peak > first ? "" : " ");
+  return { pieces: cut, values: values.slice(first), peak: peak - first };
 }
 
 /** A label, or what there is in place of one. @param {{row: any}} props */
 export function LabelText({ row }) {
-  if (row.label && !row.label.startsWith("unclear")) return html`<span class="label ${row.label_method === "human" ? "human" : ""}" title=${row.label}>${visible(row.label)}</span>`;
+  if (row.label && !row.label.startsWith("unclear")) return html`<span class="label ${row.label_method === "human" ? "human" : ""}" title=${row.label}><${LabelWords} text=${row.label} /></span>`;
   if (row.tokens?.length) return html`<span class="label unclear" title=${row.label || "no label"}>${row.tokens.map((/** @type {string} */ t) => visible(t).trim() || "␣").join(", ")}</span>`;
   return html`<span class="label unclear">${row.n_active === 0 ? "never fired" : row.label || "no label"}</span>`;
 }

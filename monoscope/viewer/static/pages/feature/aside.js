@@ -1,5 +1,5 @@
 /** The side of a feature's page: activation, both ends of the lens, neighbours, metadata, basis. */
-import { Empty, Panel, Token } from "../../components.js";
+import { Empty, LabelWords, Panel, Token } from "../../components.js";
 import { percent, short, signed, visible, whole } from "../../format.js";
 import { html, useState } from "../../kit.js";
 import { link } from "../../router.js";
@@ -20,7 +20,7 @@ export function Activation({ feature: f, edges }) {
       <line class="axis" x1="0" x2=${w} y1=${h} y2=${h} />
       ${edges && html`<text x="0" y=${h + 13}>${short(edges[start])}</text><text x=${w} y=${h + 13} text-anchor="end">${short(f.max)}</text>`}
     </svg>
-    <dl class="facts"><div><dt>fires on</dt><dd>${percent(f.density)}</dd></div><div><dt>tokens</dt><dd>${whole(f.n_active)}</dd></div><div><dt>mean</dt><dd>${short(f.mean)}</dd></div><div><dt>max</dt><dd>${short(f.max)}</dd></div></dl>
+    <dl class="f-facts"><div><dt>fires on</dt><dd>${percent(f.density)}</dd></div><div><dt>tokens</dt><dd>${whole(f.n_active)}</dd></div><div><dt>mean</dt><dd>${short(f.mean)}</dd></div><div><dt>max</dt><dd>${short(f.max)}</dd></div></dl>
   <//>`;
 }
 
@@ -36,7 +36,7 @@ export function Logits({ feature: f, atlas }) {
   <//>`;
 }
 
-const NEAR = { decoder: ["Same direction", "cosine of decoder rows"], coactivation: ["Fire together", "Jaccard of the tokens they fire on"] };
+const NEAR = { decoder: ["Same direction", "cosine of decoder rows"], coactivation: ["Fire together", "Jaccard of firings"] };
 
 /** @param {{feature: any, list: Record<string, any>}} props */
 export function Nearby({ feature, list }) {
@@ -44,7 +44,7 @@ export function Nearby({ feature, list }) {
     const near = feature.neighbours.filter((/** @type {any} */ n) => n.kind === kind);
     return html`<${Panel} key=${kind} title=${NEAR[kind][0]} aside=${NEAR[kind][1]}>
       ${near.length ? html`<ul class="near">${near.map((/** @type {any} */ n) => html`<li key=${n.latent}><a href=${link(`/f/${n.latent}`, list)} title=${n.label || ""}>
-        <span class="num dim">${n.latent}</span><span class="name">${visible(n.label || "no label")}</span><${Spark} bins=${n.hist} />
+        <span class="num dim">${n.latent}</span><span class="name"><${LabelWords} text=${n.label || "no label"} /></span><${Spark} bins=${n.hist} />
         <span class="num" title=${`cosine ${n.cosine.toFixed(2)}, Jaccard ${n.jaccard.toFixed(3)}, both on ${whole(n.n_both)} tokens${n.pmi === null ? "" : `, PMI ${n.pmi.toFixed(1)} nats`}`}>${(kind === "decoder" ? n.cosine : n.jaccard).toFixed(2)}</span></a></li>`)}</ul>`
         : html`<${Empty} title="None">${kind === "coactivation" ? "No other fires with it on five tokens or more." : ""}<//>`}
     <//>`;
@@ -56,7 +56,7 @@ export function Metadata({ feature }) {
   const [all, setAll] = useState(false);
   if (!feature.meta.length) return null;
   const shown = all ? feature.meta : feature.meta.slice(0, 6);
-  return html`<${Panel} title="On which documents" aside="share of activation; line: of all tokens">
+  return html`<${Panel} title="On which documents" aside="line: of all tokens">
     <ul class="meta">${shown.map((/** @type {any} */ m) => html`<li key=${m.name}><span class="name">${visible(m.name)}</span>
       <svg viewBox="0 0 80 10" width="80" height="10" aria-hidden="true"><rect class="back" width="80" height="6" y="2" rx="2" /><rect class="fill" width=${(80 * m.share).toFixed(1)} height="6" y="2" rx="2" />${m.base !== null && html`<line x1=${(80 * m.base).toFixed(1)} x2=${(80 * m.base).toFixed(1)} y1="0" y2="10" />`}</svg>
       <span class="num" title=${m.base === null ? "" : `${percent(m.base)} of all tokens`}>${percent(m.share)}</span></li>`)}</ul>

@@ -33,8 +33,7 @@ function Example({ example: e, feature }) {
   return html`<li tabindex="-1">
     ${open ? html`<${Document} doc=${e.doc} latent=${feature.latent} max=${feature.max} at=${e.pos} />`
       : html`<div class="line">${e.start > 0 && html`<span class="dim">…</span>`}<${Tokens} pieces=${e.pieces} values=${e.values} max=${feature.max} peak=${e.peak} />${e.start + e.pieces.length < e.n_tokens && html`<span class="dim">…</span>`}</div>`}
-    <div class="src"><b class="num">${short(e.value)}</b> · <${Source} meta=${e.meta} />
-      · <button class="linky" aria-expanded=${open} onClick=${() => setOpen(!open)}>${open ? "close" : `whole document (${whole(e.n_tokens)} tokens)`}</button></div>
+    <div class="src"><b class="num">${short(e.value)}</b> · <${Source} meta=${e.meta} /> · <button class="linky" aria-expanded=${open} onClick=${() => setOpen(!open)}>${open ? "close" : `whole document (${whole(e.n_tokens)} tokens)`}</button></div>
   </li>`;
 }
 

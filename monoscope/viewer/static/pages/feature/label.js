@@ -1,6 +1,6 @@
 /** The feature's name: what it is called, how that was got and how well it holds, edited in place. */
 import { get, put } from "../../api.js";
-import { Empty, ErrorState, Loading, toast } from "../../components.js";
+import { Empty, ErrorState, LabelWords, Loading, toast } from "../../components.js";
 import { percent, visible, whole } from "../../format.js";
 import { html, useEffect, useRef, useState } from "../../kit.js";
 
@@ -11,7 +11,7 @@ export function LabelHead({ feature, onLabel, children }) {
   const { label } = feature;
   return html`<header class="f-head">
     ${editing ? html`<${Edit} feature=${feature} done=${(/** @type {any} */ next) => { setEditing(false); if (next) onLabel(next); }} />`
-      : html`<h1 class=${!label.text || label.text.startsWith("unclear") ? "unclear" : ""}>${visible(label.text || (feature.n_active ? "no label" : "never fired"))}
+      : html`<h1 class=${!label.text || label.text.startsWith("unclear") ? "unclear" : ""}><${LabelWords} text=${label.text || (feature.n_active ? "no label" : "never fired")} />
         <button id="edit-label" class="quiet pen" onClick=${() => setEditing(true)} aria-label="Edit the label" title="Edit the label (e)">✎</button></h1>`}
     <p class="sub"><span class="num">latent ${feature.latent}</span> · <${Source} label=${label} />
       ${label.n_changes > 0 && html` · <button class="linky" aria-expanded=${history} onClick=${() => setHistory(!history)}>history</button>`}</p>
@@ -26,23 +26,23 @@ function Source({ label }) {
     return html`<span class="score">your label</span>${label.rule_text && html`<span>, the rule says ${visible(label.rule_text)} <${Scores} label=${label} /></span>`}`;
   }
   if (!label.text) return "no label: it fired too rarely, or the atlas was not labelled (monoscope label)";
-  return html`<span>by rule <${Rule} rule=${label.rule} />, chosen on other documents than it is scored on: <${Scores} label=${label} /></span>`;
+  return html`<span>labelled by rule (<${Rule} rule=${label.rule} />), scored on documents it was not chosen on: <${Scores} label=${label} /></span>`;
 }
 
 /** @param {{label: any}} props */
 function Scores({ label }) {
   const held = label.rule?.held_out;
   if (label.f1 === null) return html`<span>no score${held ? ` (${whole(held.n_fired)} held-out firings, too few)` : ""}</span>`;
-  return html`<span class="num"><b class=${label.f1 >= 0.5 ? "score" : ""} title="2·TP / (rule fires + latent fires), on held-out tokens">F1 ${label.f1.toFixed(2)}</b>
-    , <span title="(true-positive rate + true-negative rate) / 2; a coin gets 0.50">AUC ${label.auc.toFixed(2)}</span>
+  return html`<span class="tabular"><b class=${label.f1 >= 0.5 ? "score" : ""} title="2·TP / (rule fires + latent fires), on held-out tokens">F1 ${label.f1.toFixed(2)}</b>, <span title="(true-positive rate + true-negative rate) / 2; a coin gets 0.50">AUC ${label.auc.toFixed(2)}</span>
     ${held ? html` <span title="of the rule's firings, how many are the latent's; of the latent's, how many the rule finds">(precision ${held.precision.toFixed(2)}, recall ${held.recall.toFixed(2)}; ${whole(held.n_fired)} firings in ${whole(held.n_tokens)} held-out tokens)</span>` : ""}</span>`;
 }
 
 /** @param {{rule: any}} props */
 function Rule({ rule }) {
   if (!rule) return null;
-  const said = /** @type {Record<string, string>} */ ({ any_of: "any of these", after: "after a token", phrase: "a phrase", and: "both", all_of: "both" });
-  return html`<span>“${said[rule.kind] || String(rule.kind).replaceAll("_", " ")}”</span>`;
+  if (rule.kind === "both") return html`<span><${Rule} rule=${rule.left} /> and <${Rule} rule=${rule.right} /></span>`;
+  const n = (rule.values || []).length, field = String(rule.field || rule.kind).replace("meta:", "");
+  return html`<span class="rule" title=${(rule.values || []).map((/** @type {string} */ v) => `“${visible(v)}”`).join(" ")}>${n === 1 ? html`${field} <q>${visible(rule.values[0])}</q>` : `${field}, one of ${n}`}</span>`;
 }
 
 /** @param {{feature: any, done: (label: any) => void}} props */
