@@ -1,5 +1,6 @@
 # make demo    set up, then run the whole job on the embedded model
 # make test    set up, then lint, check types and layers, run the tests
+# make test-peers   write and read files with the other libraries' own packages (7 GB of them)
 # make clean   remove .venv and caches; runs/ stays
 
 PYTHON ?= python3
@@ -8,11 +9,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test bench-peers clean
+.PHONY: help demo test test-peers bench-peers clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# //p' Makefile | head -3
+	@sed -n 's/^# //p' Makefile | head -4
 	@echo "PYTHON=python3.12 make …   picks another interpreter (3.11 or newer)"
 
 demo: $(VENV)/.runs
@@ -59,6 +60,17 @@ $(VENV)/.front: $(VENV)/.python tests/viewer/package-lock.json
 	fi
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
 	  echo "no Chromium here: the page will not be tried in a browser (apt-get install chromium)"
+
+# Each other library has an environment of its own, with every version fixed; the tests here run
+# scripts in them and compare what comes back.
+PEERS := lens openmoss dash bench
+test-peers: $(VENV)/.tests $(PEERS:%=.venv-peers-%/.ready)
+	@$(BIN)/pytest -m peers tests/interop
+.venv-peers-%/.ready: tests/interop/peers/%.txt | $(VENV)/.python
+	@echo "installing the packages of $< in .venv-peers-$*"
+	@$(BIN)/python -m venv --clear .venv-peers-$*
+	@.venv-peers-$*/bin/python -m pip install --disable-pip-version-check -qq --no-deps --requirement $<
+	@touch $@
 
 # Other projects pin other versions than ours, so the benchmarks run them in an environment of their own.
 bench-peers: .venv-peers/.ready
