@@ -84,17 +84,24 @@ def histogram(title: str, densities: Sequence[float], per_decade: int = 4) -> st
         return plot(title, '<text x="50%" y="50%">no data</text>')
     first, last = min(steps), max(steps) + 1
     counts = [steps.count(step) for step in range(first, last)]
+    ends = f"{10 ** (first / per_decade):.1g}", f"{10 ** (last / per_decade):.1g}"
+    return bars(title, counts, left=ends[0], right=ends[1])
+
+
+def bars(title: str, counts: Sequence[int], *, left: str, right: str) -> str:
+    """Counts as SVG bars, with what stands at the left and right end and the tallest count."""
+    if not any(counts):
+        return plot(title, '<text x="50%" y="50%">no data</text>')
     width = (_W - 2 * _PAD) / len(counts)
     top = max(counts)
-    bars = ""
+    drawn = ""
     for i, count in enumerate(counts):
         tall = count / top * (_H - 2 * _PAD)
         x, y = _PAD + i * width, _H - _PAD - tall
         box = f'x="{x:.1f}" y="{y:.1f}" width="{max(width - 1, 0.5):.1f}" height="{tall:.1f}"'
-        bars += f'<rect class="bar" {box}/>'
-    ends = _label(_PAD, _H - 12, f"{10 ** (first / per_decade):.1g}")
-    ends += _label(_W - _PAD, _H - 12, f"{10 ** (last / per_decade):.1g}", anchor="end")
-    return plot(title, bars + ends + _label(4, _PAD - 8, f"{top:,}"))
+        drawn += f'<rect class="bar" {box}/>'
+    ends = _label(_PAD, _H - 12, left) + _label(_W - _PAD, _H - 12, right, anchor="end")
+    return plot(title, drawn + ends + _label(4, _PAD - 8, f"{top:,}"))
 
 
 def plot(title: str, inner: str) -> str:

@@ -19,6 +19,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _RESUME = {
     "collect": "Run the same command again to go on from what is stored.",
     "train": "Run the same command with --resume to go on from the checkpoint.",
+    "eval": "Run the same command again; a suite takes up what is finished.",
     "demo": "Run the same command again; it takes up what is finished.",
 }
 _AGAIN = "Nothing was left half-written; run the same command again."

@@ -1,4 +1,4 @@
-"""The verbs that make something: collect, train, eval, index, label, demo."""
+"""The verbs that make something: collect, train, index, label, demo."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from monoscope.cli import options as opt
+from monoscope.cli.assess import evaluate, one_model, report
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
-from monoscope.errors import ConfigError
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,8 @@ def register(app: typer.Typer) -> None:
             "--tokens 1000000 --out runs/store",
         ),
         ("train", train, "monoscope train runs/store --d-sae 4096 --k 32 --out runs/sae"),
-        ("eval", evaluate, "monoscope eval runs/sae --store runs/store --json"),
+        ("eval", evaluate, "monoscope eval runs/sae --store runs/store --suite core --out r.json"),
+        ("report", report, "monoscope report runs/a.json runs/b.json --out report.html"),
         ("index", index, "monoscope index runs/sae --store runs/store --out runs/atlas"),
         ("label", label, "monoscope label runs/atlas runs/sae --store runs/store"),
     ):
@@ -154,50 +155,6 @@ def train(
     (print_json if as_json else print_table)(run.metrics)
 
 
-def evaluate(
-    sae: opt.SaeDir,
-    store: opt.StoreDir,
-    model: opt.RecordedModel = None,
-    no_model: opt.NoModel = False,
-    tokens: Annotated[
-        int | None, typer.Option("--tokens", metavar="N", help="Held-out tokens. Default: all.")
-    ] = None,
-    splice_tokens: Annotated[
-        int, typer.Option("--splice-tokens", help="Tokens that pass through the model.")
-    ] = 16_384,
-    baselines: Annotated[bool, typer.Option(help="Measure reference methods too.")] = True,
-    bootstrap: Annotated[int, typer.Option(help="Replicates behind the intervals.")] = 1000,
-    out: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write the result as JSON, too.")
-    ] = None,
-    seed: opt.Seed = 0,
-    device: opt.Device = None,
-    as_json: opt.Json = False,
-) -> None:
-    """Measure an SAE on held-out documents and inside its model."""
-    _one_model(model, no_model)
-    from monoscope.artifact import load_sae
-    from monoscope.data.store import ActivationStore
-    from monoscope.evals import evaluate as measure
-
-    with quiet_stdout(as_json), Bar("eval") as bar:
-        loaded, acts = load_sae(sae), ActivationStore.open(store)
-        lm = None if no_model else opt.recorded_model(loaded, model, device)
-        result = measure(
-            loaded, acts, lm, n_tokens=tokens, n_splice_tokens=splice_tokens,
-            baselines=baselines, bootstrap=bootstrap, seed=seed, progress=bar.at,
-        )  # fmt: skip
-        if out is not None:
-            result.write(out)
-    told = result.to_json()
-    if as_json:
-        return print_json(told)
-    shown = {k: v for k, v in told.items() if k not in ("baselines", "ci", "provenance")}
-    for name, values in told["baselines"].items():
-        shown[f"{name} (baseline)"] = f"fvu {values['fvu']:.4g}, l0 {values['l0']:.4g}"
-    print_table(shown)
-
-
 def index(
     sae: opt.SaeDir,
     store: opt.StoreDir,
@@ -210,7 +167,7 @@ def index(
     as_json: opt.Json = False,
 ) -> None:
     """Read the store once and write the atlas of the SAE's features."""
-    _one_model(model, no_model)
+    one_model(model, no_model)
     from monoscope.artifact import load_sae
     from monoscope.data.store import ActivationStore
     from monoscope.features.index import index as build_atlas
@@ -251,8 +208,3 @@ def label(
         "out": os.fspath(labelled.folder),
     }
     (print_json if as_json else print_table)(told)
-
-
-def _one_model(model: str | None, no_model: bool) -> None:
-    if model is not None and no_model:
-        raise ConfigError("--model and --no-model exclude each other", hint="Leave one out.")

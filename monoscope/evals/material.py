@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,10 +30,8 @@ Tell = Callable[[str, int, int], None]
 """Called with what is being done, how many parts of it are done, and how many there are."""
 
 
-class Trainer(Protocol):
-    """`monoscope.train.train`, which this room may not import: x [N,D] in, a run with .sae out."""
-
-    def __call__(self, source: Any, **settings: Any) -> Any: ...
+Trainer = Callable[..., Any]
+"""`monoscope.train.train`, which this room may not import: x [N,D] in, a run with .sae out."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -33,7 +32,7 @@ from monoscope.evals import (
     stability,
 )
 from monoscope.evals.cache import Figures
-from monoscope.evals.material import CPU, FULL, Material
+from monoscope.evals.material import Material
 from monoscope.evals.run import evaluate
 
 
@@ -94,6 +93,9 @@ def run_suite(
 ) -> dict[str, Any]:
     """Evaluate with every family of `suite`: the JSON object of `saebench.output`.
 
+    How much is looked at is `material.sizes`; "cpu" and "full" are the same families, meant for
+    the sizes CPU and FULL.
+
     finished: called with each family's name and seconds. clock: gives the date that is written.
 
     Raises ConfigError for an unknown suite, MismatchError if SAE, store, model, atlas or further
@@ -107,7 +109,6 @@ def run_suite(
             expected=", ".join(SUITES),
             hint=f"Did you mean {close}?" if close else None,
         )
-    material = replace(material, sizes=_sizes(material, suite))
     check_together(material.sae, material.store, material.lm)
     for other in material.others:
         check_together(other, material.store, None)
@@ -120,7 +121,9 @@ def run_suite(
         began = time.perf_counter()
         depends = getattr(family, "depends", _nothing_more)
         material.tell(name, 0, 1)
-        families[name] = material.part(name, family.VERSION, depends(material), partial(family.run, material))
+        families[name] = material.part(
+            name, family.VERSION, depends(material), partial(family.run, material)
+        )
         if finished is not None:
             finished(name, time.perf_counter() - began)
     return saebench.output(material, suite, families, at_millis=int(clock() * 1000))
@@ -128,10 +131,3 @@ def run_suite(
 
 def _nothing_more(material: Material) -> Figures:
     return {}
-
-
-def _sizes(material: Material, suite: str) -> Any:
-    """The suite's own sizes, unless others were given."""
-    if suite == "full" and material.sizes == CPU:
-        return FULL
-    return material.sizes

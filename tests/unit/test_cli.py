@@ -15,7 +15,10 @@ from monoscope import cli
 from monoscope.cli import options, output
 from monoscope.errors import ConfigError, TrainingError
 
-VERBS = ("demo", "collect", "train", "eval", "index", "label", "features", "view", "steer", "info")
+VERBS = (
+    "demo", "collect", "train", "eval", "report", "index", "label", "features", "view", "steer",
+    "info", "import", "export",
+)  # fmt: skip
 
 
 def run(capsys, *args):

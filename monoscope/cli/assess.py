@@ -1,0 +1,176 @@
+"""The verbs that judge: eval, alone or as a suite, and report, which sets results side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from monoscope.cli import options as opt
+from monoscope.cli.output import Bar, console, print_json, print_table, quiet_stdout
+from monoscope.errors import ConfigError
+from monoscope.files import write_atomic
+
+
+def evaluate(
+    sae: opt.SaeDir,
+    store: opt.StoreDir,
+    model: opt.RecordedModel = None,
+    no_model: opt.NoModel = False,
+    tokens: Annotated[
+        int | None, typer.Option("--tokens", metavar="N", help="Held-out tokens. Default: all.")
+    ] = None,
+    splice_tokens: Annotated[
+        int | None,
+        typer.Option("--splice-tokens", help="Through the model. Default: 16384; full: 131072."),
+    ] = None,
+    baselines: Annotated[bool, typer.Option(help="Measure reference methods too.")] = True,
+    bootstrap: Annotated[int, typer.Option(help="Replicates behind the intervals.")] = 1000,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Write the result as JSON, too.")
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", metavar="S", help="core, cpu or full: many families.")
+    ] = None,
+    atlas: Annotated[
+        str | None, typer.Option("--atlas", metavar="DIR", help="Of a suite: whose labels count.")
+    ] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option("--other", metavar="SAE", help="Of a suite: another seed's SAE; repeatable."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Of a suite: measure again what is already known.")
+    ] = False,
+    seed: opt.Seed = 0,
+    device: opt.Device = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Measure an SAE on held-out documents and inside its model."""
+    one_model(model, no_model)
+    if suite is not None:
+        if not baselines:
+            raise ConfigError("a suite always has its baselines", got="--no-baselines")
+        asked = {"sae": sae, "store": store, "atlas": atlas, "others": other or []}
+        sizes = {"held_out_tokens": tokens, "splice_tokens": splice_tokens}
+        return _suite(
+            suite, asked, sizes, opt_model=(model, no_model, device), bootstrap=bootstrap,
+            seed=seed, fresh=fresh, out=out, as_json=as_json,
+        )  # fmt: skip
+    for flag, given in (("--atlas", atlas), ("--other", other), ("--fresh", fresh)):
+        if given:
+            raise ConfigError(f"{flag} belongs to a suite", hint="Add --suite cpu.")
+    from monoscope.artifact import load_sae
+    from monoscope.data.store import ActivationStore
+    from monoscope.evals import evaluate as measure
+
+    with quiet_stdout(as_json), Bar("eval") as bar:
+        loaded, acts = load_sae(sae), ActivationStore.open(store)
+        lm = None if no_model else opt.recorded_model(loaded, model, device)
+        result = measure(
+            loaded, acts, lm, n_tokens=tokens, n_splice_tokens=splice_tokens or 16_384,
+            baselines=baselines, bootstrap=bootstrap, seed=seed, progress=bar.at,
+        )  # fmt: skip
+        if out is not None:
+            result.write(out)
+    told = result.to_json()
+    if as_json:
+        return print_json(told)
+    shown = {k: v for k, v in told.items() if k not in ("baselines", "ci", "provenance")}
+    for name, values in told["baselines"].items():
+        shown[f"{name} (baseline)"] = f"fvu {values['fvu']:.4g}, l0 {values['l0']:.4g}"
+    print_table(shown)
+
+
+def _suite(
+    suite: str, asked: Mapping[str, Any], sizes: Mapping[str, int | None], *,
+    opt_model: tuple[str | None, bool, str | None], bootstrap: int, seed: int, fresh: bool,
+    out: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Run a suite: what is known is read from the cache, so that a killed one goes on."""
+    from monoscope.artifact import load_sae
+    from monoscope.data.store import ActivationStore
+    from monoscope.evals import compare
+    from monoscope.evals.cache import Cache
+    from monoscope.evals.material import CPU, FULL, Material
+    from monoscope.evals.suite import run_suite
+    from monoscope.train import train
+
+    model, no_model, device = opt_model
+    given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
+    with quiet_stdout(as_json), Bar("eval") as bar:
+        loaded = load_sae(asked["sae"])
+        material = Material(
+            sae=loaded,
+            store=ActivationStore.open(asked["store"]),
+            lm=None if no_model else opt.recorded_model(loaded, model, device),
+            train=train,
+            others=tuple(load_sae(path) for path in asked["others"]),
+            atlas=None if asked["atlas"] is None else Path(asked["atlas"]),
+            sizes=replace(FULL if suite == "full" else CPU, **given),
+            seed=seed,
+            bootstrap=bootstrap,
+            cache=Cache(None) if fresh else Cache.default(),
+            tell=lambda what, done, total: bar.note(f"eval: {what} ({done + 1} of {total})"),
+        )
+        told = run_suite(
+            material, suite, finished=lambda name, s: bar.note(f"eval: {name} took {s:.1f} s")
+        )
+        if out is not None:
+            write_atomic(out, json.dumps(told, indent=1, allow_nan=False) + "\n")
+    if as_json:
+        return print_json(told)
+    families = told["eval_result_unstructured"]["monoscope"]["families"]
+    mine = compare.row("this SAE", families)
+    _show([mine, *compare.baseline_rows(families)])
+    for name, figures in families.items():
+        if "skipped" in figures:
+            console().print(Text(f"{name}: not measured, {figures['skipped']}", style="dim"))
+
+
+def report(
+    results: Annotated[
+        list[str], typer.Argument(metavar="RESULT…", help="Files that eval --out wrote.")
+    ],
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FILE", help="Write an HTML page, too.")
+    ] = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Set evaluated SAEs side by side, here and as a page that needs no network."""
+    from monoscope.evals import compare
+    from monoscope.evals.compare_page import render
+
+    rows = compare.read_results(results)
+    if out is not None:
+        write_atomic(out, render(rows))
+    if as_json:
+        return print_json({"saes": {row.name: row.figures for row in rows}, "out": out})
+    _show(rows)
+
+
+def one_model(model: str | None, no_model: bool) -> None:
+    """Raise ConfigError where a model is both named and refused."""
+    if model is not None and no_model:
+        raise ConfigError("--model and --no-model exclude each other", hint="Leave one out.")
+
+
+def _show(rows: list[Any]) -> None:
+    """SAEs as columns, figures as rows: a terminal is taller than it is wide."""
+    from monoscope.evals import compare
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for row in rows:
+        table.add_column(Text(row.name), justify="right", overflow="fold")
+    cells = [row.cells() for row in rows]
+    for column in compare.shown(rows):
+        at = compare.COLUMNS.index(column)
+        table.add_row(Text(column.title, style="dim"), *(Text(held[at]) for held in cells))
+    console().print(table)
