@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -135,19 +136,28 @@ def view(
 
 def steer(
     sae: opt.SaeDir,
-    prompt: Annotated[str, typer.Option("--prompt", metavar="P", help="The text to continue.")],
     edit: Annotated[
         list[str],
         typer.Option(
-            "--edit", metavar="E", help="123=set:5max, 7=add:0.6norm, 9=ablate; repeatable."
+            "--edit", metavar="E", help="123=set:5max, 7=add:0.6norm@when:9, 9=ablate; repeatable."
         ),
     ],
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="P", help="The text to continue.")
+    ] = None,
+    messages: Annotated[
+        str | None,
+        typer.Option("--messages", metavar="JSON", help="A chat to answer, in place of --prompt."),
+    ] = None,
     model: opt.RecordedModel = None,
     atlas: Annotated[
         str | None, typer.Option("--atlas", metavar="DIR", help="Where `max` units are read.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", help="To generate.")] = 60,
     temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Draw from the likeliest with this probability.")
+    ] = 1.0,
     chat: Annotated[bool, typer.Option("--chat", help="Send the prompt as a user's turn.")] = False,
     seed: opt.Seed = 0,
     device: opt.Device = None,
@@ -159,20 +169,41 @@ def steer(
     from monoscope.steer.edits import parse_edit
     from monoscope.steer.generate import generate
 
+    given = _prompt(prompt, messages, chat)
     with quiet_stdout(as_json):
         loaded = load_sae(sae)
         source = None if atlas is None else load_atlas(atlas)
         edits = [parse_edit(text, loaded, atlas=source) for text in edit]
         lm = opt.recorded_model(loaded, model, device)
         said = generate(
-            lm, prompt, edits=edits, max_new_tokens=max_new_tokens, temperature=temperature,
-            seed=seed, chat=chat,
+            lm, given, edits=edits, max_new_tokens=max_new_tokens, temperature=temperature,
+            top_p=top_p, seed=seed, chat=chat,
         )  # fmt: skip
     told = said.to_json()
     if as_json:
         print_json(told)
     else:
         print_table(told | {"edits": ", ".join(str(e) for e in edits)})
+
+
+def _prompt(prompt: str | None, messages: str | None, chat: bool) -> str | list[dict[str, str]]:
+    """What to continue: the text, or the turns of a chat."""
+    if (prompt is None) == (messages is None) or (messages is not None and chat):
+        raise ConfigError(
+            "steer takes a text or a chat", expected="--prompt, --prompt with --chat, or --messages"
+        )
+    if messages is None:
+        return prompt or ""
+    try:
+        turns = json.loads(messages)
+    except ValueError:
+        turns = None
+    if not isinstance(turns, list):
+        raise ConfigError(
+            "bad --messages", got=messages[:80],
+            expected='[{"role": "user", "content": "…"}, …] as JSON',
+        )  # fmt: skip
+    return turns
 
 
 def info(

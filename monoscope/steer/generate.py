@@ -10,6 +10,7 @@ from torch import Tensor
 
 from monoscope.errors import ConfigError
 from monoscope.lm.protocol import LM
+from monoscope.lm.session import draw
 from monoscope.steer.apply import Meter, check_fits, hooks_for
 from monoscope.steer.edits import Edit
 
@@ -64,15 +65,17 @@ def generate(
     edits: Sequence[Edit] = (),
     max_new_tokens: int = 60,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     seed: int = 0,
     chat: bool = False,
 ) -> Generation:
     """Continue one prompt with and without edits, and measure how far apart the two models are.
 
     prompt: a text, or chat messages; a text with chat=True is sent as one user message.
-    temperature 0 is greedy; otherwise both continuations are drawn with the same seed.
-    Raises ConfigError for an empty prompt and for what `lm.generate` refuses (counts out of range,
-    more text than the context holds), MismatchError where an SAE does not fit the model.
+    temperature 0 is greedy; otherwise both continuations are drawn with the same seed, from the
+    likeliest tokens that together have probability top_p.
+    Raises ConfigError for an empty prompt and for what `draw` refuses (counts out of range, more
+    text than the context holds), MismatchError where an SAE does not fit the model.
     """
     edits = tuple(edits)
     for edit in edits:
@@ -80,15 +83,11 @@ def generate(
     given = prompt_ids(lm, prompt, chat=chat)
     texts = []
     for hooks in ({}, hooks_for(edits)):
-        texts.append(
-            lm.generate(
-                [given],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                hooks=hooks,
-            )[0]
-        )
+        drawn = draw(
+            lm, given, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p,
+            seed=seed, hooks=hooks,
+        )  # fmt: skip
+        texts.append([new.token_id for new in drawn if new.token_id not in lm.eos_ids])
     default, steered = texts
     meter = Meter()
     kl, tokens = _compare(lm, given, steered, edits, meter)
