@@ -59,7 +59,8 @@ def saelens(architecture: str, *, unit: bool = True, **settings: object):
         sae.load_state_dict({k: v.to(sae.dtype) for k, v in
                              lens_state(architecture, unit=unit).items()})  # fmt: skip
         sae.save_model(folder)
-        return ask(sae, activations())
+        # in half precision the peer computes in it too; the weights are what is compared
+        return ask(SAE.load_from_disk(folder, dtype="float32"), activations())
 
     return case
 
