@@ -37,13 +37,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a job works with. name: what the model is called in answers; folder: the SAE's."""
+    """What a job works with. name: what the model is called in answers."""
 
     lm: LM
     sae: SAE
     atlas: Atlas
     name: str
-    folder: str = ""
 
 
 class Engine:
@@ -139,7 +138,7 @@ class Engine:
             self._give_up(exc)
             return
         with self._changed:
-            self._status = ModelStatus(state="ready", model=loaded.name, sae=loaded.folder)
+            self._status = ModelStatus(state="ready", model=loaded.name)
         while True:
             with self._changed:
                 while not self._jobs and not self._closing:
@@ -195,7 +194,7 @@ def load_from(config: ViewerConfig, atlas: Atlas) -> Loaded:
     lm = load_lm(str(name), device=config.device)
     check_model(sae, lm)
     features_on_text(lm, sae, "Hello, world.")  # compiles what is compiled on first use
-    return Loaded(lm, sae, atlas, str(name), str(config.sae.resolve()))
+    return Loaded(lm, sae, atlas, str(name))
 
 
 def engine_of(state: ViewerState) -> Engine:

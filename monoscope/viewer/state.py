@@ -18,7 +18,6 @@ class ModelStatus(BaseModel):
 
     state: "absent" (no SAE was given), "loading", "ready" or "failed"; detail: one line on why.
     model: its name; sae: the SAE's folder.
-    model, sae: the name and the folder to load them by, once they are loaded.
     busy: whether a request runs at the moment; waiting: how many more are queued.
     """
 
