@@ -31,6 +31,21 @@ Tokens = Annotated[int, Field(ge=1, le=2**31, strict=True)]
 Stop = str | Annotated[list[str], Field(max_length=4)] | None
 
 
+class ErrorBody(BaseModel):
+    """What was wrong, and with which parameter."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class OpenAIError(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: ErrorBody
+
+
 class StreamOptions(BaseModel):
     """include_usage: whether a last chunk tells how many tokens there were."""
 
@@ -111,7 +126,10 @@ _NEUTRAL: dict[str, Any] = {
 
 def router(state: ViewerState) -> APIRouter:
     """GET /v1/models, POST /v1/completions, POST /v1/chat/completions."""
-    api = APIRouter(prefix="/v1", tags=["openai"], route_class=_OpenAIRoute)
+    api = APIRouter(
+        prefix="/v1", tags=["openai"], route_class=_OpenAIRoute,
+        responses={"4XX": {"model": OpenAIError, "description": "What was wrong."}},
+    )  # fmt: skip
 
     @api.get("/models")
     def models() -> dict[str, Any]:
