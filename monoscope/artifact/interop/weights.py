@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,9 @@ def read_torch(path: Path) -> dict[str, Any]:
     Raises FormatError if the file holds pickled code, is cut short or is no dictionary.
     """
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols that it then refuses
+            value = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise FormatError(f"{path} is missing") from error
     except pickle.UnpicklingError as error:
@@ -82,7 +85,8 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     """
     out: dict[str, Tensor] = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here, for np.load leaves a damaged file open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise FormatError(f"{path} is one array", expected="an .npz archive of arrays")
             for name in archive.files:
