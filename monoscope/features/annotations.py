@@ -142,7 +142,6 @@ class Annotations:
         """A connection, closed afterwards; write-ahead, so that readers never wait for a writer."""
         try:
             with contextlib.closing(sqlite3.connect(self.path, timeout=10)) as db:
-                db.execute("PRAGMA journal_mode = WAL")
                 self._migrate(db)
                 yield db
         except sqlite3.OperationalError as exc:
@@ -161,6 +160,7 @@ class Annotations:
                 expected=f"at most {SCHEMA_VERSION}",
                 hint="Upgrade monoscope to read it.",
             )
+        db.execute("PRAGMA journal_mode = WAL")
         if version == SCHEMA_VERSION:
             return
         db.execute("BEGIN IMMEDIATE")  # two viewers may open an old file at once

@@ -34,8 +34,10 @@ _A, _B = 1.577, 0.895
 _STEP = 4.0  # the longest move of one update, per axis
 
 
-def add_map(atlas: Atlas, *, seed: int = 0) -> pa.Table:
+def add_map(atlas: Atlas, *, seed: int | None = None) -> pa.Table:
     """Lay out the latents of an atlas and write `map.parquet` beside its tables.
+
+    seed: by default the index's own, which gives the map that indexing writes.
 
     Raises OutputError if the folder cannot be written, DataError for an atlas of one latent.
     """
@@ -43,6 +45,7 @@ def add_map(atlas: Atlas, *, seed: int = 0) -> pa.Table:
         atlas.folder / schema.table_file("neighbours"),
         columns=["latent", "other", "kind", "cosine"],
     )
+    seed = int(atlas.manifest.get("seed", 0)) if seed is None else seed
     table = map_table(pairs, atlas.n_features, seed=seed)
     schema.write_table(table, "map", atlas.folder / schema.table_file("map"), atlas.manifest)
     return table
