@@ -1,28 +1,32 @@
-"""The loop around the steps: events, checkpoints, progress, and stopping in time."""
+"""The one loop: a pass over the data that trains one SAE, or many on the same batches."""
 
 from __future__ import annotations
 
-import math
+import logging
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from monoscope.errors import TrainingError
-from monoscope.sae.recipes import Recipe
-from monoscope.train.config import TrainConfig
-from monoscope.train.events import EventLog
+from monoscope.train.diagnose import Surroundings
+from monoscope.train.interrupt import Interruption
+from monoscope.train.job import EVENT_STEPS, Job
+from monoscope.train.mixing import Mixing
 from monoscope.train.source import Stream
-from monoscope.train.state import TrainState, save_checkpoint
-from monoscope.train.step import StepResult, step
 
-EVENT_STEPS = 10  # how often figures are logged
+_LOG = logging.getLogger(__name__)
+RECENT, ENOUGH = 200, 20  # steps over which waiting for data is counted: most, fewest
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a progress bar needs: where the run is and how it does; tokens_per_s since the start."""
+    """What a progress bar needs: where a run is and how it does; tokens_per_s since the start.
+
+    name: which SAE of a pass.  notes: what is to be told, in plain words.
+    """
 
     n_tokens: int
     total: int
@@ -31,68 +35,106 @@ class Progress:
     l0: float
     dead_fraction: float
     tokens_per_s: float
+    name: str = ""
+    notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Loop:
-    """The fixed surroundings of a run; what changes is all in TrainState."""
+class Pass:
+    """One walk along a stream; every job takes every batch once, in order.
 
-    recipe: Recipe
-    config: TrainConfig
-    stream: Stream
-    log: EventLog
-    folder: Path | None = None
-    about: dict[str, Any] = field(default_factory=dict)
-    progress: Callable[[Progress], None] | None = None
+    Batch b is for the job that has done b steps, so a job whose checkpoint lies behind the others'
+    catches up alone, and each job sees what it would see by itself.
+    """
 
-    def run(self, state: TrainState) -> None:
-        """Train until n_tokens; a checkpoint is saved on the way, and on Ctrl-C."""
-        started, start_tokens = time.monotonic(), state.n_tokens
-        every = self.config.checkpoint_every_tokens
-        saved = state.n_tokens
+    def __init__(
+        self,
+        stream: Stream,
+        jobs: list[Job],
+        progress: Callable[[Progress], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.stream, self.jobs, self._progress, self._clock = stream, jobs, progress, clock
+        self._mixing = Mixing()
+        self._steps: deque[tuple[float, float]] = deque(maxlen=RECENT)  # waited, worked
+        self._began = clock()
+
+    def run(self, finish: Callable[[Job], None]) -> None:
+        """Train all jobs to their ends and call `finish` at each end; saves on the way.
+
+        A job that cannot go on gets its error, and the others go on. On Ctrl-C every job is saved
+        where it stands.
+
+        Raises TrainingError if the data end without notice.
+        """
+        with Interruption() as interruption:
+            while running := [job for job in self.jobs if job.running]:
+                position = min(job.state.step for job in running)
+                takers = [job for job in running if job.state.step == position]
+                self._step(takers, position)
+                for job in takers:
+                    if job.error is None and not job.running:
+                        finish(job)
+                if interruption.asked:
+                    self._save()
+                    raise KeyboardInterrupt
+
+    def _step(self, takers: list[Job], position: int) -> None:
+        """The next batch, for every job that has done `position` steps."""
+        asked = self._clock()
         try:
-            while state.n_tokens < self.config.n_tokens:
-                try:
-                    x = next(self.stream)
-                except StopIteration:
-                    raise TrainingError(
-                        "the data ended before the run",
-                        got=f"{state.n_tokens} tokens",
-                        expected=f"{self.config.n_tokens}",
-                        hint="Ask for no more tokens than the iterator gives.",
-                    ) from None
-                done = step(state, self.recipe, self.config, x)
-                rate = (state.n_tokens - start_tokens) / (time.monotonic() - started)
-                self._report(state, done, rate)
-                if every and state.n_tokens - saved >= every:
-                    self.checkpoint(state)
-                    saved = state.n_tokens
-        except KeyboardInterrupt:
-            self.checkpoint(state)
-            raise
-
-    def checkpoint(self, state: TrainState) -> None:
-        if self.folder is not None:
-            save_checkpoint(self.folder, state, self.stream.state_dict(), self.about)
-
-    def _report(self, state: TrainState, done: StepResult, rate: float) -> None:
-        if state.step % EVENT_STEPS and state.n_tokens < self.config.n_tokens:
-            return
-        assert self.config.dead_after_tokens is not None
-        loss = float(done.objective.total.detach())
-        dead = state.dead(self.config.dead_after_tokens).numel() / state.sae.d_sae
-        if not math.isfinite(loss):
-            where = f"; the last good checkpoint is in {self.folder}" if self.folder else ""
+            x = next(self.stream)
+        except StopIteration:
+            self._save()
             raise TrainingError(
-                "the loss is not finite" + where,
-                got=f"{loss} at step {state.step}",
-                hint=f"Lower the learning rate (now {self.config.lr:g}).",
+                "the data ended before the run",
+                got=f"{takers[0].state.n_tokens} tokens",
+                expected=f"{takers[0].goal}",
+                hint="Ask for no more tokens than there are.",
+            ) from None
+        came = self._clock()
+        if (position + 1) % EVENT_STEPS == 0:
+            self._mixing.see(x)
+        for job in takers:
+            self._give(job, x)
+        self._steps.append((came - asked, self._clock() - came))
+
+    def _give(self, job: Job, x: Tensor) -> None:
+        """One batch for one job, with what belongs to it; its troubles are its own."""
+        try:
+            done = job.take(x, getattr(self.stream, "n_ahead", None))
+            if job.looks:
+                job.look(done, Surroundings(self._waiting(), self._mixing.alike()))
+                self._tell(job)
+            if job.due and job.running:
+                job.checkpoint(self.stream.state_dict())
+        except TrainingError as error:
+            job.error = error
+
+    def _waiting(self) -> float | None:
+        """Share of the recent time spent waiting for data; None before there is enough of it."""
+        waited = sum(wait for wait, _ in self._steps)
+        whole = waited + sum(work for _, work in self._steps)
+        return waited / whole if len(self._steps) >= ENOUGH and whole > 0 else None
+
+    def _tell(self, job: Job) -> None:
+        notes = job.log.drain()
+        if self._progress is None:
+            for note in notes:
+                _LOG.warning("%s: %s", job.name, note)
+            return
+        look, spent = job.last, max(self._clock() - self._began, 1e-9)
+        assert look is not None
+        self._progress(
+            Progress(
+                look.n_tokens, job.goal, look.loss, look.fvu, look.l0, look.dead_fraction,
+                job.session_tokens / spent, job.name, notes,
             )
-        terms = {k: float(v.detach()) for k, v in done.objective.terms.items()}
-        self.log.write(
-            step=state.step, n_tokens=state.n_tokens, loss=loss, fvu=done.objective.fvu,
-            l0=done.l0, dead_fraction=dead, lr=done.lr, terms=terms,
         )  # fmt: skip
-        if self.progress is not None:
-            fvu, total = done.objective.fvu, self.config.n_tokens
-            self.progress(Progress(state.n_tokens, total, loss, fvu, done.l0, dead, rate))
+
+    def _save(self) -> None:
+        for job in self.jobs:
+            if job.running:
+                try:
+                    job.checkpoint(self.stream.state_dict())
+                except TrainingError as error:
+                    job.error = error

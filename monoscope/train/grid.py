@@ -1,0 +1,202 @@
+"""train_many(): several SAEs on one pass over the data, each as if it had been alone."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monoscope.errors import ConfigError, TrainingError
+from monoscope.sae import SAE, SAEConfig
+from monoscope.sae.recipes import get_recipe
+from monoscope.train import calibrate, controller, start
+from monoscope.train.config import TrainConfig
+from monoscope.train.diagnose import Watch
+from monoscope.train.events import EventLog, read_figures
+from monoscope.train.folder import EVENTS, RunFolder
+from monoscope.train.job import Job
+from monoscope.train.loop import Pass, Progress
+from monoscope.train.order import Order
+from monoscope.train.source import IteratorStream, Stream, make_stream, peek
+from monoscope.train.state import TrainState
+
+SAMPLE_TOKENS = 16_384  # for the input scale and the first weights
+CALIBRATION_TOKENS = 65_536  # for the threshold and the final figures
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its SAE (folded, raw units), figures on training data, and folder if any."""
+
+    sae: SAE
+    metrics: dict[str, Any]
+    out: Path | None
+
+
+def train_many(
+    source: Any,
+    orders: Sequence[Order],
+    *,
+    batch_size: int = 2048,
+    data_seed: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[Run | TrainingError]:
+    """Train the SAEs of all orders on the same batches, each of which is read once.
+
+    Each ends bit for bit (on a CPU) as `train` with the same data_seed would end it, and is saved,
+    resumed and logged in its own folder. One that cannot go on leaves its TrainingError in the
+    list, and the others go on.  resume, progress: as for `train`; Progress.name is the folder's.
+
+    Raises ConfigError, also if two orders share a folder, and whatever else `train` raises before
+    the first step.
+    """
+    _check_folders(orders)
+    stream = make_stream(source, batch_size, data_seed)
+    made = _Workshop(source, stream, batch_size, data_seed, device)
+    results: dict[int, Run | TrainingError] = {}
+    try:
+        with contextlib.ExitStack() as held:
+            jobs = made.jobs(orders, resume, held, results)
+
+            def finish(job: Job) -> None:
+                results[made.number[id(job)]] = made.finish(job)
+
+            Pass(stream, jobs, progress).run(finish)
+            for job in jobs:
+                if job.error is not None:
+                    results[made.number[id(job)]] = job.error
+    finally:
+        if hasattr(stream, "close"):
+            stream.close()
+    return [results[number] for number in range(len(orders))]
+
+
+class _Workshop:
+    """Where orders become jobs, and jobs become finished SAEs."""
+
+    def __init__(
+        self, source: Any, stream: Stream, batch_size: int, data_seed: int, device: str | None
+    ) -> None:
+        self.source, self.stream, self.device = source, stream, device
+        self.batch_size, self.data_seed = batch_size, data_seed
+        self.number: dict[int, int] = {}  # which order a job, by its id(), is for
+        self._sample: torch.Tensor | None = None
+
+    @property
+    def sample(self) -> torch.Tensor:
+        """The first batches of the stream, joined."""
+        if self._sample is None:
+            self._sample = torch.cat(peek(self.stream, max(1, SAMPLE_TOKENS // self.batch_size)))
+        return self._sample
+
+    def jobs(
+        self, orders: Sequence[Order], resume: bool, held: contextlib.ExitStack,
+        results: dict[int, Run | TrainingError],
+    ) -> list[Job]:  # fmt: skip
+        """The jobs still to be done, the stream where the hindmost of them stands.
+
+        Runs that are finished go into results. Every folder is checked, and held, before any work.
+        """
+        opened = []
+        for number, order in enumerate(orders):
+            sae, config = order.configs(
+                self.sample.shape[1], self.batch_size, getattr(self.stream, "n_rows", None)
+            )
+            folder = None
+            if order.out is not None:
+                about = self._about(sae, config)
+                folder = held.enter_context(RunFolder.opened(order.out, about, resume))
+            done = None if folder is None else folder.finished()
+            if done is not None and folder is not None:
+                results[number] = Run(*done, folder.path)
+            else:
+                opened.append((number, sae, config, folder))
+        jobs = []
+        places: dict[int, dict[str, Any] | None] = {}
+        for number, sae, config, folder in opened:
+            state = self._begin(sae, config)
+            places[number] = None if folder is None or not resume else folder.restore(state)
+            jobs.append(self._job(number, sae, config, state, folder))
+            self.number[id(jobs[-1])] = number
+        if jobs:
+            hindmost = min(jobs, key=lambda job: job.state.step)
+            place = places[self.number[id(hindmost)]]
+            if place is not None:
+                self.stream.load_state_dict(place)
+        return jobs
+
+    def _job(
+        self, number: int, sae: SAEConfig, config: TrainConfig, state: TrainState,
+        folder: RunFolder | None,
+    ) -> Job:  # fmt: skip
+        watch = Watch(getattr(self.stream, "origin", "the data"))
+        if folder is None:
+            return Job(f"SAE {number}", sae, config, state, None, EventLog(None), watch)
+        if state.step:
+            watch.recall(read_figures(folder.path / EVENTS))
+        return Job(folder.path.name, sae, config, state, folder, folder.log, watch)
+
+    def _about(self, sae: SAEConfig, config: TrainConfig) -> dict[str, Any]:
+        return {
+            "sae": sae.to_json(),
+            "train": config.to_json(),
+            "data": {"seed": self.data_seed},
+        }
+
+    def _begin(self, sae_config: SAEConfig, config: TrainConfig) -> TrainState:
+        """A run at its first step: weights from the recipe, the sample and the seed."""
+        row = get_recipe(config.recipe)
+        inputs = start.inputs(self.sample, config)
+        sae = SAE(sae_config)
+        generator = torch.Generator().manual_seed(config.seed)
+        start.initialise(sae, inputs(self.sample), row, config, generator)
+        assert config.lr is not None
+        sae, inputs = sae.to(self.device or "cpu"), inputs.to(self.device or "cpu")
+        return TrainState.fresh(sae, row, config.lr, inputs, config.seed)
+
+    def finish(self, job: Job) -> Run:
+        """Fold, calibrate, measure and write."""
+        state, config = job.state, job.config
+        batches = [self.sample]
+        if not isinstance(self.stream, IteratorStream):
+            batches = peek(self.stream, max(1, CALIBRATION_TOKENS // self.batch_size))
+        measured = calibrate.finish(state.sae, state.inputs, state.guess, batches)
+        given = self.source.provenance() if hasattr(self.source, "provenance") else {}
+        state.sae.provenance = {
+            **given,
+            "recipe": config.recipe,
+            "n_tokens": state.n_tokens,
+            "config": self._about(job.sae_config, config),
+            "latent_max": measured.latent_max,
+        }
+        folder, seconds = job.folder, max(time.perf_counter() - job.began, 1e-9)
+        metrics: dict[str, Any] = {
+            "n_tokens": state.n_tokens, "fvu": measured.fvu, "l0": measured.l0,
+            "dead_fraction": measured.dead_fraction,
+            "tokens_per_s": round(job.session_tokens / seconds, 1),
+            "tokens_per_step_second": round(job.session_tokens / max(job.seconds, 1e-9), 1),
+            "out": None if folder is None else str(folder.path),
+            "measured_on_tokens": measured.n_tokens,
+        }  # fmt: skip
+        if config.target_l0 is not None:
+            metrics["target"] = controller.outcome(state, config, measured.l0)
+        if folder is not None:
+            folder.finish(state.sae, metrics)
+        return Run(state.sae, metrics, None if folder is None else folder.path)
+
+
+def _check_folders(orders: Sequence[Order]) -> None:
+    taken: set[Path] = set()
+    for order in orders:
+        if order.out is not None:
+            path = Path(order.out).resolve()
+            if path in taken:
+                raise ConfigError("two SAEs would share a folder", got=order.out)
+            taken.add(path)
