@@ -48,7 +48,7 @@ def _value(key):  # type: ignore[no-untyped-def]
 def _key_below(value):  # type: ignore[no-untyped-def]
     """The key of a bf16 <= value, its neighbour where it has one."""
     magnitude = (np.float32(abs(value)).view(np.int32)) >> 16
-    return np.int16(magnitude) if value > 0 else np.int16(max(-2 - magnitude, -32768))
+    return np.int16(magnitude) if value > 0 else np.int16(-2 - min(magnitude, 32766))
 
 
 @njit(**LOOP)
