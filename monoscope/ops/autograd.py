@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from monoscope.ops import backend
 from monoscope.ops.codes import SparseCodes
 from monoscope.ops.decode import latent_sums
-from monoscope.ops.rowgrads import Factor, RowGrads, open_grads
+from monoscope.ops.rowgrads import Factor, RowGrads, one_entry_each, open_grads
 
 
 def _keep_leaf(ctx: Any, weight: Tensor) -> None:
@@ -77,6 +77,49 @@ class _Decode(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_w = _row_gradient(ctx, w_dec, Factor(ctx.codes, values, grad))
         return grad_values, grad_w, None
+
+
+class _TakeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.n_rows = weight.shape[0]
+        _keep_leaf(ctx, weight)
+        return weight[ids]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,) = ctx.saved_tensors
+        codes = one_entry_each(ids, ctx.n_rows)
+        factor = Factor(codes, codes.values.to(grad.dtype), grad.contiguous())
+        return _row_gradient(ctx, grad, factor), None
+
+
+class _SquaredDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, x_hat: Tensor) -> Tensor:
+        error = x_hat - x
+        ctx.save_for_backward(error)
+        return torch.linalg.vecdot(error, error).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (error,) = ctx.saved_tensors
+        return None, error * (2 * grad)
+
+
+def take_rows(weight: Tensor, ids: Tensor) -> Tensor:
+    """weight[ids] for distinct ids [n], whose gradient costs no more than those rows."""
+    rows: Tensor = _TakeRows.apply(weight, ids)
+    return rows
+
+
+def squared_distance(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Σ‖x − x̂‖² over all tokens; x is data and gets no gradient."""
+    out: Tensor = _SquaredDistance.apply(x.detach(), x_hat)
+    return out
 
 
 def encode_values(

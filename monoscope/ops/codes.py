@@ -84,6 +84,18 @@ class SparseCodes:
         offsets = self.offsets[start : stop + 1] - first
         return SparseCodes(self.indices[first:last], self.values[first:last], offsets, self.d_sae)
 
+    def grouped(self, bounds: Tensor) -> tuple[SparseCodes, Tensor]:
+        """The codes cut into blocks of latents: tokens 0 … N−1 of block 0, then of block 1, ….
+
+        bounds [P] ascends to L; block p holds the latents below bounds[p] and in no earlier block.
+        Returns codes of P·N tokens, and which entry of ours each of theirs is, [nnz].
+        """
+        block = torch.bucketize(self.indices, bounds.to(self.indices.dtype), right=True)
+        row = block * self.n_tokens + self.rows
+        order = block.to(torch.uint8 if bounds.numel() < 256 else torch.int64).argsort(stable=True)
+        shape = (bounds.numel() * self.n_tokens, self.d_sae)
+        return self.from_entries(row[order], self.indices[order], self.values[order], shape), order
+
     def column(self, latent: int) -> Tensor:
         """Activations of one latent on every token, dense [N]."""
         out = self.values.new_zeros(self.n_tokens)

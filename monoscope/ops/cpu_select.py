@@ -47,8 +47,10 @@ def _value(key):  # type: ignore[no-untyped-def]
 @njit(**LOOP)
 def _key_below(value):  # type: ignore[no-untyped-def]
     """The key of a bf16 <= value, its neighbour where it has one."""
-    magnitude = (np.float32(abs(value)).view(np.int32)) >> 16
-    return np.int16(magnitude) if value > 0 else np.int16(-2 - min(magnitude, 32766))
+    key = np.float32(abs(value)).view(np.int32) >> 16
+    if value <= 0:
+        key = -2 - key
+    return np.int16(key)
 
 
 @njit(**LOOP)
@@ -323,7 +325,7 @@ class Bf16Encoder(select.Encoder):
         """m [N], an upper bound on |z − ẑ| before ẑ is stored; float32 sums of D terms included."""
         sums = (self.w.shape[1] + 2) * 2.0**-23
         copies = x_error * (self.w_norm + self.w_error) + x_norm * self.w_error
-        worst_bias = float(bias.abs().max()) if bias.numel() else 0.0
+        worst_bias = float(torch.where(bias > -torch.inf, bias.abs(), 0.0).max())
         return (copies * (1 + sums) + sums * x_norm * self.w_norm + UNIT * worst_bias).astype(
             np.float32
         ) * np.float32(1.0001)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from monoscope.ops.codes import SparseCodes
 
+GUESS_TOKENS = 64  # tokens on which batch_topk looks for a first guess
 TILE = 256  # tokens whose [TILE, L] pre-activations exist at one time
 
 
@@ -82,14 +83,23 @@ class Encoder:
         return largest(codes, count)
 
 
+def _first_guess(encoder: Encoder, x: Tensor, k: int) -> float:
+    """A little less than the k·n-th largest of these few tokens."""
+    z = torch.addmm(encoder.b, x.detach(), encoder.w.T).flatten()
+    return 0.9 * float(z.topk(min(k * x.shape[0], z.numel())).values.min().clamp_min(0))
+
+
 def batch_topk(encoder: Encoder, x: Tensor, k: int, guess: float) -> tuple[SparseCodes, float]:
     """The k·N largest positive pre-activations of the whole batch (Bussmann 2024, eq. 3).
 
     guess: a lower bound to try for the smallest kept value, such as a little less than the last
-    batch's; it is lowered until enough entries lie above it, so the result does not depend on it.
+    batch's, or 0 to look for one; it is lowered until enough entries lie above it, so the result
+    does not depend on it.
     Returns the codes and the smallest kept value.
     """
     wanted = k * x.shape[0]
+    if guess <= 0:
+        guess = _first_guess(encoder, x[:GUESS_TOKENS], k)
     while True:
         codes = encoder.above(x, torch.tensor(guess, dtype=x.dtype, device=x.device))
         if codes.indices.numel() >= wanted or guess <= 0:

@@ -1,22 +1,11 @@
-"""Selections that keep negative pre-activations too, in plain torch, one tile at a time."""
+"""How far silent latents are below their thresholds, in plain torch, one tile at a time."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from monoscope.ops.codes import SparseCodes
-from monoscope.ops.select import TILE, Encoder
-
-
-def wider(encoder: Encoder, x: Tensor, low: Tensor) -> SparseCodes:
-    """Entries z > low of any sign, for centred x [N, D], low [L]; Encoder.above would cut at 0."""
-    parts = []
-    for tile in x.detach().split(TILE):
-        z = torch.addmm(encoder.b, tile, encoder.w.T)
-        rows, columns = (z > low).nonzero(as_tuple=True)
-        parts.append(SparseCodes.from_entries(rows, columns, z[rows, columns], z.shape))
-    return SparseCodes.concat(parts)
+from monoscope.ops.select import TILE
 
 
 class _PreactGap(torch.autograd.Function):

@@ -16,7 +16,6 @@ from torch import Tensor
 from monoscope.ops import make_encoder, select
 from monoscope.ops.codes import SparseCodes
 from monoscope.ops.select import Encoder
-from monoscope.ops.window import wider
 from monoscope.sae.ste import jump
 
 if TYPE_CHECKING:
@@ -130,8 +129,6 @@ class BatchTopK(Rule):
     def train(self, sae: SAE, x: Tensor, k: int, guess: float, bandwidth: float) -> Active:
         centred = (x - sae.b_dec).detach()
         encoder = make_encoder(sae.W_enc, sae.b_enc)
-        if guess <= 0:  # nothing to go by: look at the whole product
-            encoder = Encoder(encoder.w, encoder.b)
         codes, smallest = select.batch_topk(encoder, centred, k, guess)
         return _sparse(sae, x, codes, smallest)
 
@@ -151,7 +148,7 @@ class JumpRelu(Rule):
         # θ learns from the entries within ε/2 of it too, fired or not
         low = sae.threshold.detach() - bandwidth / 2
         encoder = make_encoder(sae.W_enc, sae.b_enc)
-        near = above(encoder, centred, low) if low.min() >= 0 else wider(encoder, centred, low)
+        near = above(encoder, centred, low) if low.min() >= 0 else encoder.wider(centred, low)
         z = sae.preactivations(x, near)
         columns = near.indices.long()
         theta = sae.threshold[columns]

@@ -5,46 +5,46 @@ x, x_hat [N, D]; codes: the chosen latents with values that carry gradients.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
-from monoscope.ops.autograd import decode_values
+from monoscope.ops import make_encoder
+from monoscope.ops.autograd import decode_values, squared_distance, take_rows
 from monoscope.ops.codes import SparseCodes
 from monoscope.ops.window import preact_gap
-from monoscope.sae.activations import keep
 from monoscope.sae.model import SAE
 from monoscope.sae.ste import step
 
-AUXK_TOKENS = 512  # tokens of a batch on which dead latents learn; the product is dense
+AUXK_TOKENS = 512  # tokens of a batch on which dead latents learn
 
 
 def squared_error(x: Tensor, x_hat: Tensor) -> Tensor:
     """mean_n ‖x − x̂‖² (Bricken 2023; Templeton 2024)."""
-    return (x - x_hat).square().sum(1).mean()
+    return squared_distance(x, x_hat) / x.shape[0]
 
 
-def relative_error(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Σ‖x − x̂‖² / Σ‖x − x̄‖², the batch's own FVU (Gao 2024, section 2.1: MSE over variance)."""
-    return (x - x_hat).square().sum() / (x - x.mean(0)).square().sum()
+def relative_error(x: Tensor, x_hat: Tensor, spread: Tensor | None = None) -> Tensor:
+    """Σ‖x − x̂‖² / Σ‖x − x̄‖², the batch's own FVU (Gao 2024, section 2.1: MSE over variance).
+
+    spread: Σ‖x − x̄‖², where it is known.
+    """
+    return squared_distance(x, x_hat) / (spread_of(x) if spread is None else spread)
+
+
+def spread_of(x: Tensor) -> Tensor:
+    """Σ‖x − x̄‖² over the batch [N, D]."""
+    return squared_distance(x.mean(0).expand_as(x), x)
 
 
 def nested(sae: SAE, codes: SparseCodes, prefixes: tuple[int, ...]) -> list[Tensor]:
     """x̂ [N, D] from the first m latents alone, for each m of prefixes (Matryoshka, eq. 4).
 
-    prefixes ascend to L. Each block of latents is decoded once and the sums are carried on.
+    prefixes ascend to L. All blocks of latents are decoded at once and then summed up.
     """
-    blocks = sae.W_dec.split([high - low for low, high in pairwise((0, *prefixes))])
-    x_hat: Tensor = sae.b_dec
-    out: list[Tensor] = []
-    for low, high, rows in zip((0, *prefixes), prefixes, blocks, strict=False):
-        here = (codes.indices >= low) & (codes.indices < high)
-        block = keep(codes, here)
-        block = SparseCodes(block.indices - low, block.values, block.offsets, high - low)
-        x_hat = x_hat + decode_values(block.values, rows, block)
-        out.append(x_hat)
-    return out
+    blocks, order = codes.grouped(torch.tensor(prefixes, device=codes.indices.device))
+    parts = decode_values(codes.values[order], sae.W_dec, blocks)
+    levels = parts.reshape(len(prefixes), codes.n_tokens, -1).cumsum(0) + sae.b_dec
+    return list(levels.unbind())
 
 
 def l1(codes: SparseCodes) -> Tensor:
@@ -91,13 +91,21 @@ def auxk(sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k_aux: int) -> Tensor
         return x.new_zeros(())
     x, x_hat = x[:AUXK_TOKENS], x_hat[:AUXK_TOKENS]
     error = (x - x_hat).detach()
-    z = torch.addmm(sae.b_enc[dead], x - sae.b_dec, sae.W_enc[dead].T)
-    if k_aux < dead.numel():
-        top = z.detach().topk(k_aux, dim=1).indices
-        z = z * torch.zeros_like(z).scatter_(1, top, 1.0)
-    error_hat = z.relu() @ sae.W_dec[dead]
-    variance = (error - error.mean(0)).square().sum().clamp_min(1e-12)
-    return (error - error_hat).square().sum() / variance
+    variance = spread_of(error).clamp_min(1e-12)
+    if dead.numel() > k_aux:
+        codes = _strongest(sae, x, dead, k_aux)
+        z = sae.preactivations(x, codes)
+        return squared_distance(error, decode_values(z, sae.W_dec, codes)) / variance
+    z = torch.addmm(sae.b_enc[dead], x - sae.b_dec, take_rows(sae.W_enc, dead).T)
+    return squared_distance(error, z.relu() @ take_rows(sae.W_dec, dead)) / variance
+
+
+@torch.no_grad()
+def _strongest(sae: SAE, x: Tensor, dead: Tensor, k: int) -> SparseCodes:
+    """The k largest positive pre-activations among dead latents, on each token."""
+    bias = torch.full_like(sae.b_enc, -torch.inf)
+    bias[dead] = sae.b_enc[dead]
+    return make_encoder(sae.W_enc, bias).topk(x - sae.b_dec, k)
 
 
 def preact(sae: SAE, x: Tensor) -> Tensor:

@@ -37,15 +37,24 @@ def objective(
 
     dead: ids of dead latents; weight: the sparsity coefficient now.
     """
-    measure = losses.relative_error if recipe.reconstruction == "relative" else losses.squared_error
+    spread = losses.spread_of(x)
+
+    def measure(x_hat: Tensor) -> Tensor:
+        if recipe.reconstruction == "relative":
+            return losses.relative_error(x, x_hat, spread)
+        return losses.squared_error(x, x_hat)
+
     if config.prefixes is not None:
         assert isinstance(active.codes, SparseCodes)
         levels = losses.nested(sae, active.codes, prefix_counts(config.prefixes, sae.d_sae))
         x_hat = levels[-1]
-        reconstruction = torch.stack([measure(x, level) for level in levels]).mean()
+        errors = torch.stack([measure(level) for level in levels])
     else:
         x_hat = sae.reconstruct(active.codes)
-        reconstruction = measure(x, x_hat)
+        errors = measure(x_hat)[None]
+    reconstruction = errors.mean()
+    last = float(errors[-1].detach())
+    fvu = last if recipe.reconstruction == "relative" else last * x.shape[0] / float(spread)
     terms = {"reconstruction": reconstruction}
     if recipe.sparsity is not None:
         terms["sparsity"] = weight * sparsity(sae, recipe, config, active)
@@ -57,8 +66,7 @@ def objective(
     if recipe.auxiliary == "preact":
         assert config.preact_coefficient is not None
         terms["preact"] = config.preact_coefficient * losses.preact(sae, x)
-    fvu = losses.relative_error(x, x_hat.detach())
-    return Objective(terms, float(fvu))
+    return Objective(terms, fvu)
 
 
 def sparsity(sae: SAE, recipe: Recipe, config: TrainConfig, active: Active) -> Tensor:
