@@ -301,5 +301,7 @@ def _events(path: Path) -> list[dict[str, Any]]:
     events = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
-            events.append(json.loads(line))
+            event = json.loads(line)
+            if "loss" in event:  # the others are notes
+                events.append(event)
     return events
