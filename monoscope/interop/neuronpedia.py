@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monoscope.artifact.interop.hooks import hook_of_site
 from monoscope.files import require_folder, write_atomic
-from monoscope.interop.shown import Activation, Shown, json_line, place, require_atlas, shown
+from monoscope.interop.shown import Shown, json_line, place, require_atlas, shown
 
 if TYPE_CHECKING:
     from monoscope.features.atlas import Atlas
@@ -50,7 +50,9 @@ def write_neuronpedia(
         write_atomic(folder / "upload" / f"batch-{number}.json", json_line(payload))
         tables = {
             "features": [about.feature(f) for f in features],
-            "activations": [about.activation(f, a) for f in features for a in f.activations],
+            "activations": [
+                about.activation(f, i) for f in features for i in range(len(f.activations))
+            ],
             "explanations": [about.explanation(f) for f in features if f.label],
         }
         for table, rows in tables.items():
@@ -144,9 +146,14 @@ class _About:
             "freq_hist_data_bar_heights": heights, "freq_hist_data_bar_values": values,
         }  # fmt: skip
 
-    def activation(self, shown: Shown, a: Activation) -> dict[str, Any]:
+    def activations(self, shown: Shown) -> list[dict[str, Any]]:
+        return [self._activation(shown, number) for number in range(len(shown.activations))]
+
+    def _activation(self, shown: Shown, number: int) -> dict[str, Any]:
+        a = shown.activations[number]
         top = max(a.values, default=0.0)
-        key = f"{self.source}/{shown.latent}/{a.peak}/{a.tokens}/{a.values}"
+        # one place may be shown twice, as a strongest one and as a sample of its band
+        key = f"{self.atlas.manifest['build']}/{self.source}/{shown.latent}/{number}"
         return {
             "id": identifier(key), "tokens": a.tokens, "index": str(shown.latent),
             "layer": self.source, "modelId": self.model, "maxValue": top,
