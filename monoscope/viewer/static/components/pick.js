@@ -37,11 +37,11 @@ export function PickFeature({ pick, label, placeholder = "number or words", auto
       setAt((at + (event.key === "ArrowDown" ? 1 : rows.length - 1)) % rows.length);
     } else if (event.key === "Enter") { event.preventDefault(); take(rows[at]); }
   };
-  return html`<div class="pick" onKeyDown=${pressed}>
+  return html`<div class="finder" onKeyDown=${pressed}>
     <input class="text" ref=${box} value=${text} placeholder=${placeholder} aria-label=${label} role="combobox" autocomplete="off"
       aria-expanded=${Boolean(rows)} aria-controls=${id} aria-autocomplete="list" aria-activedescendant=${rows?.length ? `${id}-${at}` : undefined}
       onInput=${(/** @type {any} */ e) => setText(e.target.value)} onBlur=${() => setTimeout(() => setRows(null), 150)} />
-    ${rows && html`<ul class="found" id=${id} role="listbox" aria-label="Features found">
+    ${rows && html`<ul class="finds" id=${id} role="listbox" aria-label="Features found">
       ${rows.map((row, i) => html`<li key=${row.latent} id=${`${id}-${i}`} role="option" aria-selected=${i === at}
         onMouseDown=${(/** @type {Event} */ e) => { e.preventDefault(); take(row); }}>
         <b class="num">${row.latent}</b><span class="grow">${row.label || "no label"}</span><span class="num dim">${percent(row.density)}</span></li>`)}

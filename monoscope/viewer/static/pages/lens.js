@@ -51,24 +51,28 @@ export function Page({ atlas }) {
     ${error && html`<${Panel}><${ErrorState} problem=${error} retry=${again} /><//>`}
     ${!data && !error && (loading ? html`<${Panel}><${Loading} lines=${5} label="Reading the text" /><//>`
       : html`<${Empty} title="Nothing to read yet">Type or paste above, or <button class="linky" type="button" onClick=${() => setQuery({ t: EXAMPLE })}>take an example</button>.<//>`)}
-    ${data && html`<div class="cols lens ${loading ? "stale" : ""}" aria-busy=${loading}>
-      <div>
-        <${Panel} title=${two ? "Text A" : "Tokens"} aside=${counted(data.a)}><${Pinned} ...${common} texts=${two ? [{ name: "A", text: data.a }, { name: "B", text: data.b }] : [{ name: "", text: data.a }]} />
-          <${Strip} text=${data.a} pins=${pins} facts=${facts} at=${two ? null : at} pick=${(/** @type {number | null} */ i) => two || setQuery({ at: i === null ? "" : i })} label=${two ? "Text A" : "Tokens"} />
-          ${!pins.length && html`<p class="note">${two ? "Pin a feature to see where it fires in both." : "Choose a token to see what fires on it; pin features to see where they fire."}</p>`}<//>
-        ${two && html`<${Panel} title="Text B" aside=${counted(data.b)}><${Strip} text=${data.b} pins=${pins} facts=${facts} at=${null} pick=${() => {}} label="Text B" /><//>`}
-      </div>
-      <aside>${two
-        ? html`<${Panel} title="More in A" aside="mean a token, A · B"><${More} rows=${differ} side="a" ...${common} /><//><${Panel} title="More in B" aside="mean a token, A · B"><${More} rows=${differ} side="b" ...${common} /><//>`
-        : html`${token && html`<${Panel} title="On this token" aside=${html`<code class="token">${token.piece.replace(/\n/g, "⏎") || "·"}</code> <button class="btn small" type="button" onClick=${() => setQuery({ at: "" })} aria-label="Close">✕</button>`}>
-            ${token.kept ? html`<${OnToken} token=${token} dense=${dense} ...${common} />` : html`<p class="note">The SAE's mask policy leaves this token out (special tokens and norm sinks), so no feature is read on it.</p>`}<//>`}
-          <${Panel} title="In total" aside=${html`<label>by <select class="text" value=${by} onChange=${(/** @type {any} */ e) => setQuery({ by: e.target.value === "sum" ? "" : e.target.value })}>${Object.entries(ORDERS).map(([key, said]) => html`<option key=${key} value=${key}>${said}</option>`)}</select></label>`}>
-            <${Totals} totals=${totals} by=${by} ...${common} />
-            ${hidden > 0 && html`<p class="note">${hidden} dense ${hidden === 1 ? "feature" : "features"} (on more than ${100 * DENSE} % of all tokens) hidden.</p>`}<//>`}
-      </aside></div>`}
+    ${data && (two ? html`<${Compared} data=${data} rows=${differ} loading=${loading} common=${common} />` : html`<div class="cols lens ${loading ? "stale" : ""}" aria-busy=${loading}>
+      <${Panel} title="Tokens" aside=${counted(data.a)}><${Pinned} ...${common} texts=${[{ name: "", text: data.a }]} />
+        <${Strip} text=${data.a} pins=${pins} facts=${facts} at=${at} pick=${(/** @type {number | null} */ i) => setQuery({ at: i === null ? "" : i })} label="Tokens" />
+        ${!pins.length && html`<p class="note">Choose a token to see what fires on it; pin features to see where they fire.</p>`}<//>
+      <aside>${token && html`<${Panel} title="On this token" aside=${html`<code class="token">${token.piece.replace(/\n/g, "⏎") || "·"}</code> <button class="btn small" type="button" onClick=${() => setQuery({ at: "" })} aria-label="Close">✕</button>`}>
+          ${token.kept ? html`<${OnToken} token=${token} dense=${dense} ...${common} />` : html`<p class="note">The SAE's mask policy leaves this token out (special tokens and norm sinks), so no feature is read on it.</p>`}<//>`}
+        <${Panel} title="In total" aside=${html`<label>by <select class="text" value=${by} onChange=${(/** @type {any} */ e) => setQuery({ by: e.target.value === "sum" ? "" : e.target.value })}>${Object.entries(ORDERS).map(([key, said]) => html`<option key=${key} value=${key}>${said}</option>`)}</select></label>`}>
+          <${Totals} totals=${totals} by=${by} ...${common} />
+          ${hidden > 0 && html`<p class="note">${hidden} dense ${hidden === 1 ? "feature" : "features"} (on more than ${100 * DENSE} % of all tokens) hidden.</p>`}<//>
+      </aside></div>`)}
     <div class="row share"><${Copy} label="Copy link" text=${() => location.href} title="An address that holds all of this" />
       ${data && model?.sae && !two && !chat && html`<${Copy} label="Copy command" text=${`monoscope features ${shell(atlas?.folder || "")} --sae ${shell(model.sae)} --text ${shell(query.t || "")}`} title="monoscope features …" />
         <${Copy} label="Copy Python" text=${() => python(query.t || "", model, atlas)} title="The same in Python" />`}</div>`;
+}
+
+/** Two texts, each above what fires more in it. @param {{data: any, rows: any[], loading: boolean, common: any}} props */
+function Compared({ data, rows, loading, common }) {
+  const side = (/** @type {"a" | "b"} */ key, /** @type {string} */ name) => html`<div>
+    <${Panel} title=${`Text ${name}`} aside=${counted(data[key])}><${Pinned} ...${common} texts=${[{ name: "", text: data[key] }]} />
+      <${Strip} text=${data[key]} pins=${common.pins} facts=${common.facts} at=${null} pick=${() => {}} label=${`Text ${name}`} /><//>
+    <${Panel} title=${`More in ${name}`} aside="mean a token in A · in B"><${More} rows=${rows} side=${key} ...${common} /><//></div>`;
+  return html`<div class="cols lens compared ${loading ? "stale" : ""}" aria-busy=${loading}>${side("a", "A")}${side("b", "B")}</div>`;
 }
 
 /** @param {any} text */

@@ -41,5 +41,5 @@ const shown = (piece) => visible(piece).replace(/ $/, " ") || "·";
 function bar(token, latent, place, max) {
   const value = valueOn(token, latent);
   const share = max > 0 ? Math.min(1, value / max) : value > 0 ? 1 : 0;
-  return html`<i key=${latent} class="bar p${place} ${value > 0 ? "fires" : ""}" style=${value > 0 ? { "--a": share.toFixed(2) } : undefined} title=${value > 0 ? `${latent}: ${short(value)}` : undefined}></i>`;
+  return html`<i key=${latent} class="fire p${place} ${value > 0 ? "on" : ""}" style=${value > 0 ? { "--a": share.toFixed(2) } : undefined} title=${value > 0 ? `${latent}: ${short(value)}` : undefined}></i>`;
 }
