@@ -37,6 +37,7 @@ from monoscope.features.tables import (
 )
 from monoscope.files import remove_partials, require_folder
 from monoscope.ops.moments import histogram_edges
+from monoscope.sae.model import require_directions
 
 
 def index(
@@ -65,6 +66,7 @@ def index(
         if value is not None and value < 1:
             raise ConfigError(f"{name} is out of range", got=value, expected="at least 1")
     check_together(sae, store, lm)
+    require_directions(sae, "an index")
     folder = _claim(out)
     run = collect_statistics(
         sae, store, n_tokens=n_tokens, seed=seed, batch_size=batch_size, progress=progress

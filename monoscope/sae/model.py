@@ -206,12 +206,13 @@ def require_latent(sae: SAE, latent: int) -> None:
         raise LatentError("no such latent", got=latent, expected=f"0 to {sae.d_sae - 1}")
 
 
-def require_directions(sae: SAE, what: str) -> None:
+def require_directions(sae: Any, what: str) -> None:
     """Raise ConfigError if the SAE's latents are no directions in the model's activations."""
-    if sae.config.hidden:
+    hidden = getattr(sae.config, "hidden", ())
+    if hidden:
         raise ConfigError(
             f"{what} needs latents that are directions in the model's activations",
-            got=f"an autoencoder with hidden layers {list(sae.config.hidden)}",
+            got=f"an autoencoder with hidden layers {list(hidden)}",
             expected="an SAE whose decoder is linear",
             hint="Train it without --set hidden=….",
         )

@@ -23,6 +23,7 @@ class Recipe:
     None leaves them at 0.  bottleneck: d_sae must be smaller than d_in.
 
     Defaults of settings (TrainConfig says what each is); None: does not go with the recipe.
+    threshold_lr: how much faster jumprelu's thresholds learn than the rest.
     lr is for d_sae = 4096 where lr_by_width scales it by √(4096 / d_sae).
     """
 
@@ -102,6 +103,7 @@ RECIPES: dict[str, Recipe] = {
         bandwidth=0.5,
         start_l0=64,
         lr=1e-3,
+        threshold_lr=10.0,
         decay_fraction=0.5,
         adam_beta1=0.0,
         adam_eps=1e-8,
@@ -113,14 +115,16 @@ RECIPES: dict[str, Recipe] = {
         sparsity="l0_tanh",
         auxiliary="preact",
         decoder="free",
-        sparsity_coefficient=2.0,
+        sparsity_coefficient=0.5,
         sparsity_warmup_fraction=1.0,
         preact_coefficient=3e-6,
-        bandwidth=2.0,
+        bandwidth=0.5,
         start_l0=64,
         lr=1e-3,
+        threshold_lr=10.0,
         decay_fraction=0.2,
-        grad_clip=1.0,
+        adam_beta1=0.0,  # with momentum, thresholds overshoot and L0 swings
+        adam_eps=1e-8,
     ),
     "bricken": Recipe(
         paper="Bricken et al. 2023, Towards monosemanticity, transformer-circuits.pub",
@@ -130,7 +134,7 @@ RECIPES: dict[str, Recipe] = {
         sparsity_coefficient=5.0,
         sparsity_warmup_fraction=0.05,
         resample=True,
-        rows="random",
+        start_l0=64,
         lr=1e-3,
         decay_fraction=0.2,
     ),
@@ -139,13 +143,12 @@ RECIPES: dict[str, Recipe] = {
         activation="relu",
         reconstruction="squared",
         sparsity="l1_decoder_norm",
-        sparsity_coefficient=5.0,
+        sparsity_coefficient=1.0,
         sparsity_warmup_fraction=0.05,
         decoder="free",
-        rows="random",
+        start_l0=64,
         init_norm=0.1,
-        lr=5e-5,
-        lr_by_width=False,
+        lr=1e-3,
         decay_fraction=0.2,
         grad_clip=1.0,
     ),
@@ -158,6 +161,7 @@ RECIPES: dict[str, Recipe] = {
         sparsity_coefficient=5.0,
         sparsity_warmup_fraction=0.05,
         resample=True,
+        start_l0=64,
         lr=1e-3,
         decay_fraction=0.2,
         adam_beta1=0.0,

@@ -29,7 +29,7 @@ from typing import ClassVar, Literal, final, get_args
 from torch import Tensor
 
 from monoscope.errors import ConfigError, LatentError, nearest
-from monoscope.sae.model import SAE, require_latent
+from monoscope.sae.model import SAE, require_directions, require_latent
 from monoscope.sites import Site
 from monoscope.steer.places import WHERE, Place
 from monoscope.steer.units import MaxSource, direction_norm, latent_max, median_norm, site_of
@@ -64,6 +64,7 @@ class Edit(ABC):
         if isinstance(self.latent, bool) or not isinstance(self.latent, int):
             raise LatentError("a latent is a whole number", got=repr(self.latent))
         require_latent(self.sae, self.latent)
+        require_directions(self.sae, "an edit")
         if self.place.when is not None:
             require_latent(self.sae, self.place.when)
 

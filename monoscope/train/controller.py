@@ -1,8 +1,8 @@
 """The target-L0 controller: moves the sparsity coefficient until L0 is where it was asked to be.
 
 A proportional-integral controller on logarithms, so that one setting serves every penalty, width
-and scale:
-    e = log(L0 / target), clipped to ±LIMIT, L0 an average over the last steps
+and scale; it looks LEAD ahead, since weights follow the coefficient only after a while:
+    e = log(L0 / target) + LEAD·d log L0, clipped to ±LIMIT, L0 an average over the last steps
     I ← I + e·Δ,  log factor = GAIN·e + RATE·I,  Δ the share of the run a step takes
 """
 
@@ -16,10 +16,11 @@ from monoscope.train.config import TrainConfig
 from monoscope.train.state import TrainState
 
 TOLERANCE = 0.1  # share of the target within which it counts as reached
-LIMIT = 1.0  # e is clipped to this: far from the target, speed matters and size does not
-GAIN = 0.3
-RATE = 40.0
-REMEMBER = 0.02  # share of the run that L0 is averaged over, at least 3 steps
+LIMIT = 0.7  # e is clipped to this: far from the target, speed matters and size does not
+GAIN = 0.4
+RATE = 15.0
+LEAD = 0.05  # share of the run
+REMEMBER = 0.03  # share of the run that L0 is averaged over, at least 3 steps
 FURTHEST = math.log(1e6)  # the coefficient stays within this factor of its default
 MEMORY = "target_l0"  # its name in TrainState.memory
 
@@ -37,7 +38,8 @@ class Control:
         now = math.log(max(l0, 1e-3))
         weight = min(1 / 3, share / REMEMBER)
         log_l0 = now if self.log_l0 is None else self.log_l0 + weight * (now - self.log_l0)
-        error = min(LIMIT, max(-LIMIT, log_l0 - math.log(target)))
+        slope = 0.0 if self.log_l0 is None else (log_l0 - self.log_l0) / share
+        error = min(LIMIT, max(-LIMIT, log_l0 - math.log(target) + LEAD * slope))
         integral = self.integral + error * share
         integral = min(FURTHEST / RATE, max(-FURTHEST / RATE, integral))
         return Control(integral, log_l0, math.exp(GAIN * error + RATE * integral))

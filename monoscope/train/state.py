@@ -52,10 +52,11 @@ class TrainState:
     def fresh(
         cls, sae: SAE, recipe: Recipe, lr: float, inputs: Normaliser, seed: int
     ) -> TrainState:
-        optimizer = RowAdam(
-            [p for p in sae.parameters() if p.requires_grad], lr=lr, eps=recipe.adam_eps,
-            betas=(recipe.adam_beta1, 0.999),
-        )  # fmt: skip
+        slow = [p for n, p in sae.named_parameters() if p.requires_grad and n != "threshold"]
+        groups: list[dict[str, Any]] = [{"params": slow, "lr_scale": 1.0}]
+        if isinstance(sae.threshold, torch.nn.Parameter):
+            groups.append({"params": [sae.threshold], "lr_scale": recipe.threshold_lr})
+        optimizer = RowAdam(groups, lr=lr, eps=recipe.adam_eps, betas=(recipe.adam_beta1, 0.999))
         last_fired = torch.zeros(sae.d_sae, dtype=torch.int64)
         generator = torch.Generator().manual_seed(seed)
         return cls(sae, optimizer, inputs, last_fired, generator)

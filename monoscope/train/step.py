@@ -39,7 +39,7 @@ def step(state: TrainState, recipe: Recipe, config: TrainConfig, raw: Tensor) ->
     after = state.share(state.n_tokens + x.shape[0], config.n_tokens)
     lr = config.lr * lr_factor(after, config.warmup_fraction, config.decay_fraction)
     for group in state.optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]
     dead = state.dead(config.dead_after_tokens) if recipe.auxiliary else state.last_fired[:0]
     coefficient = sparsity_coefficient(state, config, done)
     state.optimizer.zero_grad(set_to_none=True)
