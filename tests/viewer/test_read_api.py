@@ -159,6 +159,11 @@ def test_rows_come_in_the_order_asked_for_with_their_context(client, rows):
     top = {e["latent"]: e for e in reversed(examples_of(client, 9)) if e["kind"] == "top"}[9]
     context = items[0]["context"]
     assert context["values"][context["peak"]] == top["value"] == max(top["values"])
+    cut = top["peak"] - context["peak"]
+    stop = cut + len(context["pieces"])
+    assert 0 < len(context["pieces"]) <= len(top["pieces"])
+    assert context["pieces"] == top["pieces"][cut:stop]
+    assert context["values"] == top["values"][cut:stop]
     hist = items[0]["hist"]
     assert sum(hist["counts"]) == rows[9]["n_active"] and hist["counts"][0] > 0
     assert rows[9]["hist"][hist["start"]] == hist["counts"][0]

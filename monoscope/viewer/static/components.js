@@ -37,9 +37,9 @@ function visibleText(piece, flat) {
  * @param {{text: string}} props
  */
 export function LabelWords({ text }) {
-  return text.split(/("(?:[^"]|"(?! ?[·+&]|$))*")/).map((part, i) => i % 2
+  return text.split(/(".*?"(?=$|[ ,]))/).map((part, i) => i % 2
     ? html`<q key=${i}>${visible(part.slice(1, -1)).replace(/^ (?=.)/, "").replace(/^ $/, "␣")}</q>`
-    : visible(part).replaceAll("·", " "));
+    : visible(part.replace(/^, $/, " ")).replaceAll("·", " "));
 }
 
 /** A piece of the vocabulary, its spaces visible. @param {{text: string}} props */

@@ -6,7 +6,8 @@ import { html, useEffect, useState } from "../kit.js";
 import { link, navigate, useQuery } from "../router.js";
 import { useKeys } from "../shell/keys.js";
 import { useSetting } from "../settings.js";
-import { Activation, Basis, Logits, Metadata, Nearby } from "./feature/aside.js";
+import { Activation, Basis, Logits, Metadata } from "./feature/aside.js";
+import { Nearby } from "./feature/nearby.js";
 import { Contexts } from "./feature/contexts.js";
 import { LabelHead } from "./feature/label.js";
 import { Notes } from "./feature/notes.js";
@@ -45,12 +46,12 @@ export function Page({ params, query, atlas }) {
       ${f.n_active === 0
         ? html`<div class="panel empty"><b>It never fired</b><p>on any of the ${whole(f.n_tokens)} tokens of this atlas. Its decoder direction and what lies near it are below.</p></div>` : ""}
       <div class="cols">
-        <div><${Contexts} key=${f.latent} feature=${f} /></div>
+        <div><${Contexts} key=${f.latent} feature=${f} />
+          <div class="two"><${Nearby} feature=${f} list=${list} /></div></div>
         <aside>
           <${Activation} feature=${f} edges=${atlas?.histogram_edges} />
           <${TryIt} key=${`try${f.latent}`} feature=${f} atlas=${atlas} />
           <${Logits} feature=${f} atlas=${atlas} />
-          <${Nearby} feature=${f} list=${list} />
           <${Metadata} feature=${f} />
           <${Notes} key=${`note${f.latent}`} feature=${f} onLists=${(/** @type {string[]} */ lists) => feature.set({ ...f, lists })} />
           <${Basis} feature=${f} atlas=${atlas} />

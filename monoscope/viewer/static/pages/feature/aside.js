@@ -1,9 +1,7 @@
-/** The side of a feature's page: activation, both ends of the lens, neighbours, metadata, basis. */
-import { Empty, LabelWords, Panel, Token } from "../../components.js";
+/** The side of a feature's page: activation, both ends of the lens, metadata, basis. */
+import { Empty, Panel, Token } from "../../components.js";
 import { percent, short, signed, visible, whole } from "../../format.js";
 import { html, useState } from "../../kit.js";
-import { link } from "../../router.js";
-import { Spark } from "../atlas/table.js";
 
 /** @param {{feature: any, edges: number[] | undefined}} props */
 export function Activation({ feature: f, edges }) {
@@ -16,7 +14,7 @@ export function Activation({ feature: f, edges }) {
   return html`<${Panel} title="Activation" aside="both axes logarithmic">
     <svg class="big-hist" viewBox="-34 0 ${w + 36} ${h + 16}" role="img" aria-label="Histogram of activations from ${edges ? short(edges[start]) : ""} to ${short(f.max)}">
       ${ticks.map((t) => html`<g key=${t}><line class="tick" x1="0" x2=${w} y1=${y(t)} y2=${y(t)} /><text x="-5" y=${y(t) + 3.5} text-anchor="end">${t >= 1e6 ? `${t / 1e6}M` : t >= 1000 ? `${t / 1000}k` : t}</text></g>`)}
-      ${counts.map((/** @type {number} */ n, /** @type {number} */ i) => n > 0 && html`<rect key=${i} class="bar" x=${(i * step + 0.5).toFixed(1)} width=${Math.max(1, step - 1).toFixed(1)} y=${y(n).toFixed(1)} height=${(h - y(n)).toFixed(1)}>${edges && html`<title>${short(edges[start + i])} to ${short(edges[start + i + 1] ?? f.max)}: ${whole(n)} tokens</title>`}</rect>`)}
+      ${counts.map((/** @type {number} */ n, /** @type {number} */ i) => n > 0 && html`<rect key=${i} class="h-bar" x=${(i * step + 0.5).toFixed(1)} width=${Math.max(1, step - 1).toFixed(1)} y=${y(n).toFixed(1)} height=${(h - y(n)).toFixed(1)}>${edges && html`<title>${short(edges[start + i])} to ${short(edges[start + i + 1] ?? f.max)}: ${whole(n)} tokens</title>`}</rect>`)}
       <line class="axis" x1="0" x2=${w} y1=${h} y2=${h} />
       ${edges && html`<text x="0" y=${h + 13}>${short(edges[start])}</text><text x=${w} y=${h + 13} text-anchor="end">${short(f.max)}</text>`}
     </svg>
@@ -31,24 +29,9 @@ export function Logits({ feature: f, atlas }) {
   const layer = Number(/\.(\d+)$/.exec(atlas?.site || "")?.[1] ?? NaN);
   return html`<${Panel} title="Raises and lowers" aside="logit lens">
     <div class="lens-ends">${[["up", f.raises], ["down", f.lowers || []]].map(([way, list]) => html`<ol key=${way} class="logits ${way}" aria-label=${way === "up" ? "Raised most" : "Lowered most"}>
-      ${/** @type {any[]} */ (list).map((l, i) => html`<li key=${i}><i class="bar" style=${{ width: `${(100 * Math.abs(l.logit) / most).toFixed(0)}%` }}></i><${Token} text=${l.token} /><span class="num">${signed(l.logit)}</span></li>`)}</ol>`)}</div>
+      ${/** @type {any[]} */ (list).map((l, i) => html`<li key=${i}><i class="l-bar" style=${{ width: `${(100 * Math.abs(l.logit) / most).toFixed(0)}%` }}></i><${Token} text=${l.token} /><span class="num">${signed(l.logit)}</span></li>`)}</ol>`)}</div>
     <p class="note">What the direction writes straight into the output${Number.isFinite(layer) ? `, past every layer after ${layer}` : ""}. In middle layers it often says little: what a feature does is measured by steering.</p>
   <//>`;
-}
-
-const NEAR = { decoder: ["Same direction", "cosine of decoder rows"], coactivation: ["Fire together", "Jaccard of firings"] };
-
-/** @param {{feature: any, list: Record<string, any>}} props */
-export function Nearby({ feature, list }) {
-  return html`${/** @type {const} */ (["decoder", "coactivation"]).map((kind) => {
-    const near = feature.neighbours.filter((/** @type {any} */ n) => n.kind === kind);
-    return html`<${Panel} key=${kind} title=${NEAR[kind][0]} aside=${NEAR[kind][1]}>
-      ${near.length ? html`<ul class="near">${near.map((/** @type {any} */ n) => html`<li key=${n.latent}><a href=${link(`/f/${n.latent}`, list)} title=${n.label || ""}>
-        <span class="num dim">${n.latent}</span><span class="name"><${LabelWords} text=${n.label || "no label"} /></span><${Spark} bins=${n.hist} />
-        <span class="num" title=${`cosine ${n.cosine.toFixed(2)}, Jaccard ${n.jaccard.toFixed(3)}, both on ${whole(n.n_both)} tokens${n.pmi === null ? "" : `, PMI ${n.pmi.toFixed(1)} nats`}`}>${(kind === "decoder" ? n.cosine : n.jaccard).toFixed(2)}</span></a></li>`)}</ul>`
-        : html`<${Empty} title="None">${kind === "coactivation" ? "No other fires with it on five tokens or more." : ""}<//>`}
-    <//>`;
-  })}`;
 }
 
 /** @param {{feature: any}} props */

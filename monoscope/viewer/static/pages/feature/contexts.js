@@ -6,6 +6,7 @@ import { html, useEffect, useRef, useState } from "../../kit.js";
 import { useQuery } from "../../router.js";
 import { useSetting } from "../../settings.js";
 
+const FEW = 6; // contexts shown at first where there is little room
 const BANDS = ["weakest fifth", "weak", "middle", "strong", "strongest fifth"];
 
 /** @param {{feature: any}} props */
@@ -16,14 +17,17 @@ export function Contexts({ feature }) {
   const choices = ["top", ...bands.map(String)];
   const shown = choices.includes(query.band) ? query.band : "top";
   const examples = feature.examples.filter((/** @type {any} */ e) => shown === "top" ? e.kind === "top" : e.kind === "band" && e.band === Number(shown));
+  const [all, setAll] = useState(!matchMedia("(max-width: 900px)").matches);
   if (!feature.examples.length) return html`<${Panel} title="Contexts"><${Empty} title="No contexts">It never fired on the tokens of this atlas.<//><//>`;
+  const few = all ? examples : examples.slice(0, FEW);
   const range = feature.max / 5;
   return html`<${Panel} title="Contexts" aside=${html`
       <label class="check"><input type="checkbox" checked=${shading === "numbers"} onChange=${(/** @type {any} */ e) => setShading(e.target.checked ? "numbers" : "hue")} /> values <kbd>v</kbd></label>`}>
     <div class="bands" role="group" aria-label="Which contexts">${choices.map((c) => html`<button key=${c} class="pick" aria-pressed=${c === shown} onClick=${() => setQuery({ band: c === "top" ? "" : c })}>
       ${c === "top" ? "strongest" : html`${short(range * Number(c))}–${short(range * (Number(c) + 1))}<span class="sr"> (${BANDS[Number(c)]})</span>`}</button>`)}</div>
     <p class="note">${shown === "top" ? "The strongest, one a document at most." : `Drawn at random from activations between ${short(range * Number(shown))} and ${short(range * (Number(shown) + 1))}: what a typical firing of that strength looks like.`}</p>
-    <ol class="list contexts">${examples.map((/** @type {any} */ e) => html`<${Example} key=${`${e.kind}${e.band}.${e.rank}`} example=${e} feature=${feature} />`)}</ol>
+    <ol class="list contexts">${few.map((/** @type {any} */ e) => html`<${Example} key=${`${e.kind}${e.band}.${e.rank}`} example=${e} feature=${feature} />`)}</ol>
+    ${few.length < examples.length && html`<button class="btn small more" onClick=${() => setAll(true)}>${examples.length - few.length} more</button>`}
   <//>`;
 }
 
