@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from monoscope.errors import ConfigError, MonoscopeError
@@ -338,6 +339,8 @@ class _OpenAIRoute(APIRoute):
                 where = ".".join(str(p) for p in first["loc"] if p != "body")
                 body = _error(f"{where}: {first['msg']}" if where else first["msg"], 400, where)
                 return JSONResponse(body, 400)
+            except HTTPException as exc:  # a body that is no text at all
+                return JSONResponse(_error(str(exc.detail), exc.status_code), exc.status_code)
             except MonoscopeError as exc:
                 return JSONResponse(
                     _error_of(exc), _status(exc), headers=getattr(exc, "headers", None)

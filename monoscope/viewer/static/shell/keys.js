@@ -24,6 +24,8 @@ export function useKeys(actions) {
         return;
       }
       if (document.querySelector("dialog[open]") && event.key !== "?") return;
+      // What has the focus goes first: Enter on a link follows the link.
+      if (event.key === "Enter" && target instanceof Element && target.closest("a[href], button, summary, [role=button]")) return;
       const act = held.current[event.key];
       if (!act) return;
       event.preventDefault();
