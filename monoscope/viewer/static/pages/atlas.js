@@ -48,7 +48,7 @@ export function Page({ atlas }) {
       <${Tools} atlas=${atlas} q=${q} sort=${sort} />
     </div>
     <${Chips} q=${q} box=${box} onQ=${onQ} onBox=${(/** @type {string} */ b) => setQuery({ box: b })} />
-    ${isSentence(q) && html`<p class="warn">This reads like a passage. <a href=${link("/lens", { text: q })}>Which features fire on it?</a></p>`}
+    ${isSentence(q) && html`<p class="warn">This reads like a passage. <a href=${link("/lens", { t: q })}>Which features fire on it?</a></p>`}
     <div class="atlas-body">
       <section class="atlas-list" aria-label="Table">
         ${error ? html`<div class="panel"><${ErrorState} problem=${error.problem || { detail: error.message }} /></div>`
