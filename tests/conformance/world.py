@@ -54,9 +54,11 @@ class Variant:
         return "+".join(part for part in (self.recipe, self.normalisation, hidden) if part)
 
     def configs(self) -> tuple[SAEConfig, TrainConfig]:
+        # the papers' 5 is for norms of √D in hundreds of dimensions, here they are 4
+        l1 = self.row.sparsity in ("l1", "l1_decoder_norm")
         config = TrainConfig(
             n_tokens=BATCH * STEPS, recipe=self.recipe, batch_size=BATCH, lr=3e-3,
-            normalisation=self.normalisation,
+            normalisation=self.normalisation, sparsity_coefficient=0.5 if l1 else None,
         )  # fmt: skip
         shape = config.shape(D, self.d_sae, K if self.has_k else None, self.hidden)
         return shape, config.resolved(shape)
