@@ -136,7 +136,7 @@ class _Workshop:
         self, number: int, sae: SAEConfig, config: TrainConfig, state: TrainState,
         folder: RunFolder | None,
     ) -> Job:  # fmt: skip
-        watch = Watch(getattr(self.stream, "origin", "the data"))
+        watch = Watch(getattr(self.stream, "origin", "reading the data"))
         if folder is None:
             return Job(f"SAE {number}", sae, config, state, None, EventLog(None), watch)
         if state.step:
@@ -166,9 +166,11 @@ class _Workshop:
         state, config = job.state, job.config
         batches = [self.sample]
         if not isinstance(self.stream, IteratorStream):
-            batches = peek(self.stream, max(1, CALIBRATION_TOKENS // self.batch_size))
+            tokens = min(CALIBRATION_TOKENS, getattr(self.stream, "n_rows", CALIBRATION_TOKENS))
+            batches = peek(self.stream, max(1, tokens // self.batch_size))
         measured = calibrate.finish(state.sae, state.inputs, state.guess, batches)
-        given = self.source.provenance() if hasattr(self.source, "provenance") else {}
+        knows = self.stream if hasattr(self.stream, "provenance") else self.source
+        given = knows.provenance() if hasattr(knows, "provenance") else {}
         state.sae.provenance = {
             **given,
             "recipe": config.recipe,
