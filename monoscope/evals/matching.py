@@ -16,6 +16,7 @@ EXACT_UP_TO = 8192
 """Rows beyond which a one-to-one assignment takes too long; then each row takes its nearest."""
 
 _BLOCK = 2048
+_APART = 0x6368616E6365  # "chance"
 
 
 def matched(a: Tensor, b: Tensor, *, signed: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -48,8 +49,12 @@ def matched_cosine(a: Tensor, b: Tensor, *, signed: bool = True) -> float:
 
 
 def chance(a: Tensor, n_rows: int, seed: int, *, signed: bool = True, n_draws: int = 3) -> float:
-    """matched_cosine of a with n_rows random directions, a mean over draws."""
-    generator = torch.Generator().manual_seed(seed)
+    """matched_cosine of a with n_rows random directions, a mean over draws.
+
+    The draws are not those that `seed` gives elsewhere: a world made under the same seed would
+    meet its own directions among them.
+    """
+    generator = torch.Generator().manual_seed(_APART + seed)
     draws = [torch.randn(n_rows, a.shape[1], generator=generator) for _ in range(n_draws)]
     return float(np.mean([matched_cosine(a, draw, signed=signed) for draw in draws]))
 

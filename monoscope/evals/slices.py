@@ -57,7 +57,8 @@ def _keys(meta: Mapping[int, Mapping[str, str]]) -> list[str]:
     for values in meta.values():
         for key, value in values.items():
             counts.setdefault(key, Counter())[value] += 1
-    return sorted(k for k, held in counts.items() if 2 <= len(held) <= _MAX_VALUES)
+    most = min(_MAX_VALUES, len(meta) // 3)
+    return sorted(k for k, held in counts.items() if 2 <= len(held) <= most)
 
 
 def _cut(

@@ -1,0 +1,83 @@
+"""Geometry and density against dense fp64 arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from monoscope.evals import density, geometry
+from monoscope.ops.codes import SparseCodes
+
+
+def test_cosines_against_the_whole_matrix(monkeypatch):
+    monkeypatch.setattr(geometry, "_BLOCK", 7)
+    rows = torch.randn(40, 12, generator=torch.Generator().manual_seed(0)) * 3
+    unit = rows.double() / rows.double().norm(dim=1, keepdim=True)
+    cosine = (unit @ unit.T).numpy()
+    off = cosine[~np.eye(40, dtype=bool)]
+    found = geometry.of_rows(rows)
+    most = np.where(np.eye(40, dtype=bool), -1, cosine).max(1)
+    assert found["max_cosine"]["mean"] == pytest.approx(most.mean(), rel=1e-5)
+    assert found["max_cosine"]["0.95"] == pytest.approx(np.quantile(most, 0.95), rel=1e-5)
+    assert found["mean_abs_cosine"] == pytest.approx(np.abs(off).mean(), rel=1e-5)
+    assert found["rms_cosine"] == pytest.approx(np.sqrt((off**2).mean()), rel=1e-5)
+    sigma = np.linalg.svd(unit.numpy(), compute_uv=False)
+    p = sigma / sigma.sum()
+    assert found["effective_rank"] == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-5)
+    ratio = (sigma**2).sum() ** 2 / (sigma**4).sum()
+    assert found["participation_ratio"] == pytest.approx(ratio, rel=1e-5)
+
+
+def test_known_ranks():
+    assert geometry.of_rows(torch.eye(9))["effective_rank"] == pytest.approx(9, rel=1e-6)
+    one = geometry.of_rows(torch.ones(5, 9))
+    assert one["effective_rank"] == pytest.approx(1, abs=1e-3)
+    assert one["share_max_cosine_over_0.9"] == 1
+
+
+def test_rows_of_length_zero_are_left_out():
+    rows = torch.cat([torch.eye(4), torch.zeros(3, 4)])
+    assert geometry.of_rows(rows)["n_rows"] == 4
+    assert geometry.of_rows(torch.zeros(3, 4))["max_cosine"] is None
+
+
+def test_counts_against_dense_loops():
+    generator = torch.Generator().manual_seed(0)
+    dense = torch.rand(30, 9, generator=generator) * (torch.rand(30, 9, generator=generator) < 0.3)
+    dense[:, 8] = 0
+    doc = torch.tensor([3] * 10 + [5] * 12 + [9] * 8)
+    counts = density.Counts.of(9)
+    for part in (slice(0, 10), slice(10, 30)):
+        counts.add(SparseCodes.from_dense(dense[part]), doc[part])
+    found = density.summary(counts)
+    fired = (dense > 0).numpy()
+    assert counts.hits.tolist() == fired.sum(0).tolist()
+    assert counts.docs.tolist() == [
+        sum(fired[doc.numpy() == d, i].any() for d in (3, 5, 9)) for i in range(9)
+    ]
+    assert found["n_tokens"] == 30 and found["n_documents"] == 3
+    assert found["l1"] == pytest.approx(dense.double().sum().item() / 30, rel=1e-6)
+    assert found["share_silent"] == pytest.approx(1 / 9)
+    per_token = np.sort(fired.sum(1))
+    assert found["l0_histogram"] == np.bincount(per_token).tolist()
+    assert found["l0_quantiles"]["0.5"] == per_token[14]
+    assert found["l0_quantiles"]["1"] == per_token[-1]
+    share = fired.mean(0)
+    over = share[share > 0.1]
+    assert found["share_over_10_percent"] == pytest.approx(len(over) / 9)
+    assert found["mass_over_10_percent"] == pytest.approx(over.sum() / share.sum())
+
+
+def test_a_stored_zero_has_not_fired():
+    codes = SparseCodes(torch.tensor([1, 2]), torch.tensor([0.0, 1.0]), torch.tensor([0, 2]), 4)
+    counts = density.Counts.of(4)
+    counts.add(codes, torch.tensor([0]))
+    assert counts.hits.tolist() == [0, 0, 1, 0]
+
+
+def test_a_log_histogram_holds_every_positive_value():
+    found = density.log_histogram(np.array([1e-4, 1.1e-4, 0.5, 1.0]))
+    assert sum(found["counts"]) == 4
+    assert found["first"] == -4.0 and found["counts"][0] == 2 and found["counts"][-1] == 1
+    assert density.log_histogram(np.array([]))["counts"] == []
