@@ -235,7 +235,9 @@ class Atlas:
             cursor.execute(query, dict(given))
             names = [column[0] for column in cursor.description or []]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-        except (duckdb.IOException, duckdb.InvalidInputException) as exc:
+        except duckdb.Error as exc:
+            if not is_damage(exc):
+                raise
             for name in schema.SCHEMAS:
                 schema.check_table(self.folder, name, self.manifest["build"])
             raise FormatError(f"a table of {self.folder} is damaged", got=exc) from exc
@@ -250,6 +252,15 @@ _PLAIN = (
     "top_tokens", "top_logits", "bottom_tokens", "bottom_logits",
     "label", "label_method", "label_f1", "label_auc", "label_base", "rule_label",
 )  # fmt: skip
+
+
+def is_damage(exc: duckdb.Error) -> bool:
+    """Whether an error of the database speaks of the files and not of the question put to it.
+
+    Damage inside a file reaches us as an IOException, an InvalidInputException or, from the Parquet
+    reader, as a bare Error.
+    """
+    return type(exc) in (duckdb.Error, duckdb.IOException, duckdb.InvalidInputException)
 
 
 def _example(row: Mapping[str, Any], context: Mapping[str, Any]) -> Example:

@@ -18,7 +18,7 @@ _ABOUT = "Read an atlas of features, ask the model about text, and steer it. All
 
 
 def create_app(config: ViewerConfig, *, engine: Engine | None = None) -> FastAPI:
-    """The viewer of one atlas. Nothing is loaded but the atlas until the app is started.
+    """The viewer of one atlas. Nothing but its manifest is read until the app is started.
 
     engine: what answers for the model; by default the one of `engine.py` where config.sae is set,
     which begins to load when the app is started.
@@ -30,11 +30,13 @@ def create_app(config: ViewerConfig, *, engine: Engine | None = None) -> FastAPI
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        state.catalogue.prepare()
         if state.engine is not None:
             state.engine.start()
         try:
             yield
         finally:
+            state.catalogue.close()
             if state.engine is not None:
                 state.engine.close()
 

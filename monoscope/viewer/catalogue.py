@@ -7,17 +7,21 @@ or lowers (tier 0); `metas`, the metadata values that hold a tenth of a latent's
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
 
-from monoscope.errors import FormatError
+from monoscope.errors import FormatError, MonoscopeError
 from monoscope.features import queries
-from monoscope.features.atlas import Atlas
+from monoscope.features.atlas import Atlas, is_damage
 from monoscope.features.map import read_map
 from monoscope.viewer.grammar import LEAST_SHARE
+
+_PATIENCE = 5.0  # seconds that closing waits for a query to break off
+_log = logging.getLogger(__name__)
 
 _ROWS = f"""
 CREATE OR REPLACE TABLE rows AS {queries.ROWS}
@@ -38,7 +42,7 @@ _TERMS = (
         ' ' || regexp_replace(lower(text), '[^\\pL\\pN]', ' ', 'g') AS spaced
     FROM (SELECT DISTINCT text FROM told WHERE text IS NOT NULL)""",
     """CREATE OR REPLACE TABLE terms AS
-    SELECT word, latent, tier, n FROM told JOIN vocabulary USING (text) ORDER BY word""",
+    SELECT word, latent, tier, n FROM told JOIN vocabulary USING (text)""",
     "DROP TABLE told",
     f"""CREATE OR REPLACE TABLE metas AS
     SELECT latent, entry.key AS name, entry.value AS share
@@ -62,7 +66,21 @@ class Catalogue:
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
         self._lock = threading.Lock()
-        self._made = False
+        self._made = self._closing = False
+        self._thread: threading.Thread | None = None
+        self._maker = atlas.database.cursor()
+
+    def prepare(self) -> None:
+        """Make the tables now, on a thread of their own, so that the first question finds them."""
+        self._thread = threading.Thread(target=self._try, name="monoscope-catalogue", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Break off making the tables, if that is still going on."""
+        if self._thread is not None and self._thread.is_alive():
+            self._closing = True
+            self._maker.interrupt()
+            self._thread.join(_PATIENCE)
 
     def ask(self, query: str, given: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """Rows of a query over the tables, as dicts."""
@@ -81,14 +99,17 @@ class Catalogue:
     def remap(self) -> None:
         """Take over a map that has just been made."""
         with self._lock:
-            self._made = False
+            if self._made:
+                self._place(self._maker)
 
     def _run(self, query: str, given: Mapping[str, Any] | None) -> duckdb.DuckDBPyConnection:
-        self._make()
-        cursor = self.atlas.database.cursor()
         try:
+            self._make()
+            cursor = self.atlas.database.cursor()
             return cursor.execute(query, dict(given or {}))
-        except (duckdb.IOException, duckdb.InvalidInputException) as exc:
+        except duckdb.Error as exc:
+            if not is_damage(exc):
+                raise
             raise FormatError(f"a table of {self.atlas.folder} is damaged", got=exc) from exc
 
     def _ready(self) -> bool:
@@ -100,7 +121,7 @@ class Catalogue:
         with self._lock:
             if self._ready():  # another thread was quicker
                 return
-            cursor = self.atlas.database.cursor()
+            cursor = self._maker
             labels = self.atlas.annotations()
             human = {"human_latents": [*labels], "human_texts": [*labels.values()]}
             cursor.execute(_ROWS, human)
@@ -109,11 +130,19 @@ class Catalogue:
             self._place(cursor)
             self._made = True
 
+    def _try(self) -> None:
+        """A failure is left for the first question, which meets it again and can answer with it."""
+        try:
+            self._make()
+        except (MonoscopeError, duckdb.Error):
+            if not self._closing:
+                _log.debug("the catalogue could not be made ahead of the first question")
+
     def _place(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """The map's coordinates beside the rows; null where the atlas has no map."""
         table = read_map(self.atlas)
-        cursor.execute("ALTER TABLE rows ADD COLUMN x FLOAT")
-        cursor.execute("ALTER TABLE rows ADD COLUMN y FLOAT")
+        cursor.execute("ALTER TABLE rows ADD COLUMN IF NOT EXISTS x FLOAT")
+        cursor.execute("ALTER TABLE rows ADD COLUMN IF NOT EXISTS y FLOAT")
         if table is not None:
             cursor.register("placed", table)
             cursor.execute(

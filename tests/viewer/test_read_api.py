@@ -346,6 +346,17 @@ def test_a_cursor_of_another_question_is_refused(client):
     assert got(client, "/features", q="alive", limit=3, cursor=cursor)["items"]
 
 
+@pytest.mark.parametrize("table", ["features", "examples", "contexts"])
+def test_a_table_damaged_under_the_viewer_is_a_problem_that_names_the_atlas(made, tmp_path, table):
+    shutil.copytree(made, tmp_path / "atlas")
+    path = tmp_path / "atlas" / f"{table}.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :])
+    with TestClient(create_app(ViewerConfig(atlas=tmp_path / "atlas")), base_url=BASE) as client:
+        problem = refused(client, "/features/rows", 400, ids=9)
+    assert "is damaged" in problem["detail"] and str(tmp_path) in problem["detail"]
+
+
 def test_the_wrong_method_is_a_problem_too(client):
     answer = client.post(f"{API}/features/3")
     assert answer.status_code == 405

@@ -108,7 +108,7 @@ export function Table({ order, sort, descending, onSort, context, at, onAt, onOv
         ${c.sort ? html`<button class="sorter ${c.sort === sort ? "on" : ""}" onClick=${() => onSort(/** @type {string} */ (c.sort))}>${c.name}<span aria-hidden="true">${c.sort === sort ? (descending ? " ↓" : " ↑") : ""}</span></button>` : c.name}</div>`)}</div></div>
     <div class="g-body" ref=${box} tabindex="0" role="rowgroup" aria-label="Rows; arrows move, Enter opens" onKeyDown=${arrows}
       onScroll=${(/** @type {any} */ e) => setTop(e.currentTarget.scrollTop)}>
-      ${order === null ? html`<${Loading} lines=${9} />` : n === 0 ? html`<${Empty} title="No feature is like that">Take a filter away, or look at how filters are written.<//>` : html`
+      ${order === null ? html`<${Loading} lines=${9} /><p class="late note">The atlas is being read. That is done once, when it is opened; a million features take a while.</p>` : n === 0 ? html`<${Empty} title="No feature is like that">Take a filter away, or look at how filters are written.<//>` : html`
       <div class="g-space" role="presentation" style=${{ height: `${tall}px` }}>
         ${Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i).map((index) => html`
           <${Row} key=${index} latent=${order[index]} index=${index} row=${rows.get(order[index])} y=${full > tall ? index * view.row - offset + top : index * view.row}
