@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import tools
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
 TIMEOUT_MS = 30_000  # a shared machine is slow at times; nothing waits this long when all is well
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @dataclass
