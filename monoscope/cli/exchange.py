@@ -53,13 +53,15 @@ def import_(
 
 
 def export(
-    source: Annotated[str, typer.Argument(metavar="SAE", help="Folder of an SAE.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SAE", help="Folder of an SAE; for html, of an atlas.")
+    ],
     to: Annotated[
         str,
         typer.Option(
             "--to",
             metavar="F",
-            help="saelens, sparsify, dictionary_learning, hub, neuronpedia or saedashboard.",
+            help="saelens, sparsify, dictionary_learning, hub, neuronpedia, saedashboard or html.",
         ),
     ],
     out: opt.Out,
@@ -67,9 +69,15 @@ def export(
         str | None, typer.Option("--atlas", metavar="DIR", help="For formats of features.")
     ] = None,
     store: StoreOf = None,
+    features: Annotated[
+        int | None,
+        typer.Option("--features", metavar="N", min=1, help="html: the most interesting N alone."),
+    ] = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Write an SAE as another library's, and prove it by reading it back."""
+    """Write an SAE as another library's, proved by reading back; or an atlas as a page (html)."""
+    if to == "html":
+        return _page(source, out, features, as_json)
     from monoscope.data.store import ActivationStore
     from monoscope.features.atlas import load_atlas
     from monoscope.interop import export as give
@@ -80,6 +88,14 @@ def export(
             atlas=None if atlas is None else load_atlas(atlas),
             store=None if store is None else ActivationStore.open(store),
         )  # fmt: skip
+    (print_json if as_json else print_table)(told)
+
+
+def _page(atlas: str, out: str, n_features: int | None, as_json: bool) -> None:
+    from monoscope.viewer.export import export_html
+
+    with quiet_stdout(as_json):
+        told = export_html(atlas, out, n_features=n_features)
     (print_json if as_json else print_table)(told)
 
 
