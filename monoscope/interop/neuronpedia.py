@@ -50,9 +50,7 @@ def write_neuronpedia(
         write_atomic(folder / "upload" / f"batch-{number}.json", json_line(payload))
         tables = {
             "features": [about.feature(f) for f in features],
-            "activations": [
-                about.activation(f, i) for f in features for i in range(len(f.activations))
-            ],
+            "activations": [row for f in features for row in about.activations(f)],
             "explanations": [about.explanation(f) for f in features if f.label],
         }
         for table, rows in tables.items():

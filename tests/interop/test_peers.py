@@ -19,7 +19,11 @@ from safetensors.torch import load_file, save_file
 import monoscope as ms
 from monoscope.artifact.interop import InteropWarning
 from monoscope.artifact.interop.export import export_sae
+from monoscope.features.atlas import Atlas
+from monoscope.features.index import index
+from monoscope.interop import export
 from monoscope.sae import SAE, SAEConfig
+from tests.unit.features.atlas_world import FakeLM, make_store
 
 pytestmark = pytest.mark.peers
 ROOT = Path(__file__).parents[2]
@@ -44,16 +48,18 @@ OPENMOSS = (
 )  # fmt: skip
 
 
-def peer(name: str, *args: object) -> None:
+def peer(name: str, *args: object, script: str | None = None) -> str:
     """Run a script of peers/ in the environment `name`; its errors are the test's."""
     python = ROOT / f".venv-peers-{name}" / "bin" / "python"
     if not python.exists():
         pytest.skip(f"no {python.parents[1].name}: run make test-peers")
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     run = subprocess.run(
-        [python, HERE / f"{name}.py", *map(str, args)], capture_output=True, text=True, env=env
-    )
+        [python, HERE / f"{script or name}.py", *map(str, args)],
+        capture_output=True, text=True, env=env,
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -206,3 +212,27 @@ def test_what_they_save_again_comes_back_bit_for_bit(read_back, to, activation):
         assert back.provenance["site"] == "resid_post.3"
     if to == "saelens":  # the one format with room for it
         assert load(home / "again/layers.3")[0].provenance["recipe"] == activation
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Atlas]:
+    """An SAE and its atlas of a made-up world."""
+    folder = tmp_path_factory.mktemp("atlas")
+    sae = own("topk")
+    sae.provenance = {"site": "resid_post.1"}
+    ms.save_sae(sae, folder / "sae")
+    made = index(sae, make_store(d_in=12), FakeLM(12), folder / "atlas")
+    made.annotate(4, "a label")
+    return folder, made
+
+
+def test_saedashboards_classes_take_our_batches(atlas):
+    folder, made = atlas
+    export(folder / "sae", folder / "dash", "saedashboard", atlas=made)
+    assert "ok" in peer("dash", "check", folder / "dash")
+
+
+def test_neuronpedias_client_would_send_our_batches(atlas):
+    folder, made = atlas
+    export(folder / "sae", folder / "np", "neuronpedia", atlas=made)
+    assert "ok" in peer("lens", "check", folder / "np", script="neuronpedia_client")
