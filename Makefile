@@ -65,7 +65,7 @@ $(VENV)/.front: $(VENV)/.python tests/viewer/package-lock.json
 # scripts in them and compare what comes back.
 PEERS := lens openmoss dash bench
 test-peers: $(VENV)/.tests $(PEERS:%=.venv-peers-%/.ready)
-	@$(BIN)/pytest -m peers tests/interop
+	@$(BIN)/pytest -m peers tests/interop tests/evals
 .venv-peers-%/.ready: tests/interop/peers/%.txt | $(VENV)/.python
 	@echo "installing the packages of $< in .venv-peers-$*"
 	@$(BIN)/python -m venv --clear .venv-peers-$*
