@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ from monoscope.lm.hf import HFModel
 from monoscope.lm.source import explaining, locate, offline
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# What transformers sets while it loads (default dtype, meta tensors) holds for the whole process:
+# of two models loaded at once on two threads, one would miss weights.
+_LOADING = threading.Lock()
 
 
 def load_lm(
@@ -48,7 +53,7 @@ def load_lm(
     shared: Any = {"trust_remote_code": trust_remote_code, "revision": revision}
     if source.is_hub_id and offline():
         shared["local_files_only"] = True  # models downloaded before; else it would retry for long
-    with _quiet():
+    with _LOADING, _quiet():
         origin = str(source.folder or source.given)
         if source.gguf is not None:
             with explaining("cannot convert the GGUF file", source):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -126,7 +126,7 @@ def router(state: ViewerState) -> APIRouter:
         return engine_stream.stream(first, rest, _encode)
 
     @api.get("/sweep/promise")
-    async def promise(latent: Latent, request: Request) -> Promise:
+    async def promise(latent: Annotated[int, Query(ge=0, lt=2**31)], request: Request) -> Promise:
         """The tokens by which a sweep of this latent would count its effect."""
 
         def work(loaded: Loaded) -> Iterator[Promise]:
