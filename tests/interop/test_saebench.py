@@ -34,7 +34,7 @@ def test_the_figures_that_should_agree_do(figures, name):
 
 
 def test_explained_variance_differs_by_their_formula_alone(figures):
-    """They subtract the square of the mean of x² where the variance needs the mean of x, squared."""
+    """They subtract the square of the mean of x² where a variance has that of the mean of x."""
     mine, theirs = figures["same tokens"], figures["saebench"]
     formula = mine["explained_variance, their formula"]
     assert theirs["explained_variance"] == pytest.approx(formula, rel=2e-3)
