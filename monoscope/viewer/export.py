@@ -154,17 +154,18 @@ class _Writer:
         ids = [run["id"] for run in answers["/runs"]["runs"]]
         if answers["/map"]["available"]:
             self._give("map", base64.b64encode(self.ask.binary("/map/points")).decode())
+        comparisons = self._comparisons(answers)  # puts contexts among the answers
         return {
             "answers": answers | {"/atlas": told, "/status": {"version": "", "model": status}},
             "lists": answers["/lists"]["lists"], "n_features": n_features, "of": of,
             "curves": {i: self.ask("/runs/curve", id=i, points=_POINTS) for i in ids},
             "runs": {i: _unplaced(self.ask("/runs/one", id=i)) for i in ids},
-            "comparisons": self._comparisons(answers), "files": self.files,
+            "comparisons": comparisons, "files": self.files,
             **{f"{kind}_per_file": n for kind, n in _PER_FILE.items()},
         }  # fmt: skip
 
     def _comparisons(self, answers: dict[str, Any]) -> dict[str, str]:
-        """This atlas with each that can be compared; contexts go among the answers."""
+        """The names of the files that hold this atlas beside each that can be compared."""
         rows = answers["/atlases"]["atlases"]
         own = next(row["id"] for row in rows if row["here"])
         names = {}
