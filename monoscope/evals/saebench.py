@@ -209,6 +209,8 @@ def _config(material: Material) -> dict[str, Any]:
         "compute_variance_metrics": True,
         "compute_featurewise_density_statistics": True,
         "compute_featurewise_weight_based_metrics": True,
+        "exclude_special_tokens_from_reconstruction": True,
+        "verbose": False,
     }
 
 

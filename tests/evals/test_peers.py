@@ -23,9 +23,11 @@ import torch
 import torch.nn.functional as F
 
 from monoscope.data.masking import MaskPolicy
-from monoscope.evals import reconstruction, splice
+from monoscope.evals import reconstruction, saebench, splice
 from monoscope.evals.bootstrap import point
+from monoscope.evals.material import Material
 from monoscope.lm.protocol import Positions
+from monoscope.sae import SAE, SAEConfig
 from monoscope.sites import Site
 
 pytestmark = pytest.mark.peers
@@ -35,15 +37,22 @@ SITE = Site("resid_post", 0)
 MASKED = (3, 5)
 
 
-@pytest.fixture(scope="module")
-def theirs():
-    python = ROOT / ".venv-peers-lens" / "bin" / "python"
+def peer(name: str, script: str, *args: object):
+    """What a script of peers/ prints last, run in the environment `name`."""
+    python = ROOT / f".venv-peers-{name}" / "bin" / "python"
     if not python.exists():
-        pytest.skip("no .venv-peers-lens: run make test-peers")
+        pytest.skip(f"no .venv-peers-{name}: run make test-peers")
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([python, HERE / "lens_evals.py"], capture_output=True, text=True, env=env)
+    run = subprocess.run(
+        [python, HERE / script, *map(str, args)], capture_output=True, text=True, env=env
+    )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return peer("lens", "lens_evals.py")
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +155,44 @@ def test_kl_is_the_same_once_the_last_position_counts(theirs, tiny, lm, name, sp
     assert ours["kl"] == pytest.approx(held["kl_div_with_sae"], rel=1e-5)
     if name == "all":
         assert ours["kl_zero"] == pytest.approx(held["kl_div_with_ablation"], rel=1e-5)
+
+
+def test_a_suites_result_is_saebench_output_key_by_key(tmp_path):
+    """Read with SAEBench's own class and written again, nothing is lost, added or changed."""
+    sae = SAE(SAEConfig(d_in=4, d_sae=6, activation="topk", k=2))
+    arguments = SimpleNamespace(context_length=128)
+    store = SimpleNamespace(
+        identity={"model": "tiny"}, site="resid_post.0", n_tokens=lambda split: 1000,
+        manifest=SimpleNamespace(arguments=arguments, corpus={"name": "texts"}, shards=[]),
+    )  # fmt: skip
+    material = Material(sae=sae, store=store)
+    core = dict.fromkeys(
+        ("kl", "kl_zero", "ce_zero", "ce_sae", "ce_clean", "loss_recovered_zero", "fvu", "cosine",
+         "shrinkage", "l0"), 0.5,
+    )  # fmt: skip
+    shape = {"max_cosine": {"mean": 0.3}}
+    row = dict.fromkeys(
+        ("feature_density", "consistent_activation_heuristic", "encoder_bias", "encoder_norm",
+         "encoder_decoder_cosine_sim", "max_decoder_cosine_sim", "max_encoder_cosine_sim"), 0.5,
+    )  # fmt: skip
+    shares = dict.fromkeys(
+        ("l1", "share_over_1_percent", "share_over_10_percent", "mass_over_1_percent",
+         "mass_over_10_percent", "share_silent"), 0.25,
+    )  # fmt: skip
+    more = dict.fromkeys(
+        ("explained_variance_legacy", "mse", "l2_norm_in", "l2_norm_out",
+         "relative_reconstruction_bias"), 0.5,
+    )  # fmt: skip
+    families = {
+        "core": core | {"n_splice_tokens": 9, "n_tokens": 1000},
+        "density": shares,
+        "geometry": {"encoder": shape, "decoder": shape},
+        "saebench": more | {"latents": [{"index": 3, **row}]},
+    }
+    told = saebench.output(material, "core", families, at_millis=1_700_000_000_000)
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(told, allow_nan=False))
+    read = peer("bench", "bench_schema.py", path)
+    assert read["same"], read
+    assert tuple(read["keys"]) == tuple(told) == saebench.KEYS
+    assert read["config"] == list(told["eval_config"])
