@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -22,6 +23,7 @@ _STATUS: tuple[tuple[type[MonoscopeError], int], ...] = (
     (OutputError, 409),
     (MonoscopeError, 400),
 )
+SHELL = Path(__file__).parent / "static" / "index.html"
 _log = logging.getLogger(__name__)
 
 
@@ -105,7 +107,9 @@ def install(app: FastAPI) -> None:
         return problem(422, f"{where}: {first['msg']}", got=shown)
 
     @app.exception_handler(HTTPException)
-    async def http(request: Request, exc: HTTPException) -> JSONResponse:
+    async def http(request: Request, exc: HTTPException) -> Response:
+        if exc.status_code == 404 and _is_page(request):
+            return FileResponse(SHELL, 404)  # the page says that there is no such page
         detail = exc.detail or HTTPStatus(exc.status_code).phrase
         return problem(exc.status_code, str(detail), headers=exc.headers)
 
@@ -117,3 +121,12 @@ def install(app: FastAPI) -> None:
             "something went wrong inside monoscope",
             hint="The terminal says what; the page goes on.",
         )
+
+
+def _is_page(request: Request) -> bool:
+    """Whether somebody looks for a page in a browser, rather than a program for an answer."""
+    asked = request.url.path
+    wanted = "text/html" in request.headers.get("accept", "")
+    return (
+        wanted and request.method == "GET" and not asked.startswith(("/api/", "/v1/", "/static/"))
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+import sys
 import webbrowser
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,6 +66,7 @@ def serve(
     with contextlib.closing(_listen(config)) as listener:
         address = page_address(replace(config, port=listener.getsockname()[1]))
         said(address)
+        sys.stdout.flush()  # whoever reads it through a pipe waits for it
         if browser:
             opener = Timer(0.3, webbrowser.open, (address,))
             opener.daemon = True

@@ -95,6 +95,8 @@ def test_help_loads_no_heavy_library():
         (["features", "a", "--search", "x", "--id", "1"], "one question at a time"),
         (["features", "a", "--text", "x"], "--text and --sae belong together"),
         (["features", "a", "--limit", "0"], "--limit"),
+        (["view", "noatlas", "--no-browser"], "noatlas is not an atlas"),
+        (["view", "noatlas", "--port", "99999"], "--port"),
         (["info", "nowhere"], "not a folder of monoscope's"),
         (
             ["collect", "--model=demo", "--corpus=nofile", "--site=embed", "--tokens=9", "--out=o"],
@@ -242,3 +244,26 @@ def test_plain_progress_has_rate_and_time_left_and_no_more_than_a_line_in_a_whil
         "index: 1,100 of 2,000 tokens, 10/s, 90 s left",
         "index: 1,200 of 2,000 tokens, 10/s, 80 s left",
     ]
+
+
+def test_view_passes_its_flags_on_and_prints_the_address(capsys, monkeypatch, tmp_path):
+    import importlib
+
+    serve = importlib.import_module("monoscope.viewer.serve")
+    got = {}
+
+    def served(config, *, browser, said=print):
+        got.update(config=config, browser=browser)
+        said("http://127.0.0.1:9/")
+
+    monkeypatch.setattr(serve, "serve", served)
+    monkeypatch.setattr(serve, "read_manifest", lambda folder: {"sae": {"hash": "x"}})
+    atlas = str(tmp_path / "atlas")
+    args = ["view", atlas, *"--port 9 --no-browser --sae s --runs r --model m".split()]
+    assert run(capsys, *args) == (0, "http://127.0.0.1:9/\n", "")
+    config = got["config"]
+    assert (str(config.atlas), config.port, config.model) == (atlas, 9, "m")
+    assert (str(config.sae), str(config.runs), got["browser"]) == ("s", "r", False)
+    code, out, _ = run(capsys, "view", atlas, "--json")
+    assert code == 0 and json.loads(out) == {"url": "http://127.0.0.1:9/"}
+    assert got["browser"] and got["config"].runs == tmp_path and got["config"].sae is None

@@ -176,6 +176,16 @@ def test_an_open_address_is_served_under_addresses_but_not_foreign_names(remote)
     assert remote.get("/", headers=good | {"host": "evil.example"}).status_code == 403
 
 
+def test_a_browser_at_a_wrong_address_gets_the_page_and_a_program_a_problem(client):
+    page = client.get("/nothing", headers={"accept": "text/html,*/*"})
+    assert page.status_code == 404 and page.headers["content-type"].startswith("text/html")
+    for path in ("/nothing", "/api/v1/nothing", "/static/nothing.js"):
+        accept = {"accept": "text/html" if "/" in path[1:] else "*/*"}
+        answer = client.get(path, headers=accept)
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
 def test_settings_are_checked(atlas, tmp_path):
     with pytest.raises(ConfigError, match="needs a token"):
         ViewerConfig(atlas=atlas, host="0.0.0.0")

@@ -22,7 +22,7 @@ export function Tokens({ pieces, values, max, peak, cool, masked, selected, onTo
     if (!lit && !onToken && !masked?.[i] && i !== selected) return visibleText(piece, flat);
     const names = ["t", lit && "lit", i === peak && "peak", masked?.[i] && "masked", i === selected && "on"].filter(Boolean).join(" ");
     return html`<span class=${names} style=${lit ? { "--a": share.toFixed(3) } : undefined} title=${masked?.[i] ? "left out by the mask" : short(value)}
-      onClick=${onToken && (() => onToken(i))}>${visibleText(piece || (lit ? "�" : ""), flat)}${lit && (shading === "numbers" || i === peak) && html`<sub class="val ${shading === "numbers" ? "" : "hush"}">${short(value)}</sub>`}</span>`;
+      onClick=${onToken && (() => onToken(i))}>${visibleText(piece || (lit ? "�" : ""), flat)}${lit && !flat && html`<sub class="val ${shading === "numbers" ? "" : "hush"}">${short(value)}</sub>`}</span>`;
   })}</span>`;
 }
 

@@ -40,6 +40,7 @@ export function Page({ atlas }) {
   const onSort = (/** @type {string} */ by) => setQuery(
     by !== sorted ? { sort: by, order: "" } : { sort: by, order: descending ? "asc" : "desc" }, { push: true });
   const onQ = useCallback((/** @type {string} */ next) => setQuery({ q: next }, { push: true }), [setQuery]);
+  const list = useMemo(() => ({ ...asked, sort: sorted }), [asked, sorted]);
   const n = order?.length ?? null;
   const wide = map === "wide";
   const roomy = useMemo(() => wide || !matchMedia("(max-width: 1000px)").matches, [wide]);
@@ -52,12 +53,12 @@ export function Page({ atlas }) {
     <div class="atlas-body">
       <section class="atlas-list" aria-label="Table">
         ${error ? html`<div class="panel"><${ErrorState} problem=${error.problem || { detail: error.message }} /></div>`
-          : html`<${Table} order=${order} sort=${sorted} descending=${descending} onSort=${onSort} context=${asked} at=${at} onAt=${setAt} onOver=${setOver} />`}
+          : html`<${Table} order=${order} sort=${sorted} descending=${descending} onSort=${onSort} context=${list} at=${at} onAt=${setAt} onOver=${setOver} />`}
       </section>
       <aside class="atlas-side">
         <details class="panel fold" open=${roomy}><summary><h2>Map</h2><span class="aside">decoder directions, near ones near</span></summary>
           <${MapView} order=${order} whole=${!q && !box} at=${over ?? at} box=${box} onBox=${(/** @type {string} */ b) => setQuery({ box: b }, { push: true })}
-            onOpen=${(/** @type {number} */ i) => navigate(link(`/f/${i}`, asked))} />
+            onOpen=${(/** @type {number} */ i) => navigate(link(`/f/${i}`, list))} />
           <p class="note row"><span>Hover names, click opens, drag selects.</span>
             <button class="linky" onClick=${() => setQuery({ map: wide ? "" : "wide" })} aria-pressed=${wide}>${wide ? "smaller" : "larger"}</button></p>
         </details>

@@ -1,8 +1,8 @@
 /** One feature: what it is called and why, where it fires, what it writes, what is near it. */
-import { get, put, remove, useApi } from "../api.js";
+import { put, remove, useApi } from "../api.js";
 import { Await, Copy, toast } from "../components.js";
-import { percent, python, shell, visible, whole } from "../format.js";
-import { html, useEffect, useState } from "../kit.js";
+import { python, shell, visible, whole } from "../format.js";
+import { html } from "../kit.js";
 import { link, navigate, useQuery } from "../router.js";
 import { useKeys } from "../shell/keys.js";
 import { useSetting } from "../settings.js";
@@ -21,7 +21,7 @@ export function Page({ params, query, atlas }) {
   const latent = Number(params.latent);
   const list = { q: query.q, sort: query.sort, order: query.order, box: query.box };
   const feature = useApi(`/features/${latent}`);
-  const around = useApi(`/features/${latent}/around`, { sort: "latent", ...drop(list) });
+  const around = useApi(`/features/${latent}/around`, { ...list, sort: query.sort || (query.q || query.box ? "" : "latent") });
   const near = /** @type {any} */ (around.data);
   const [shading, setShading] = useSetting("shading");
   const go = (/** @type {number | null | undefined} */ to) => { if (to !== null && to !== undefined) { navigate(link(`/f/${to}`, list)); scrollTo(0, 0); } };
@@ -60,9 +60,6 @@ export function Page({ params, query, atlas }) {
   </article>`;
 }
 
-/** @param {Record<string, any>} given */
-const drop = (given) => Object.fromEntries(Object.entries(given).filter(([, v]) => v));
-
 /** @param {any} near @param {string | undefined} q */
 function place(near, q) {
   if (near.rank === null) return "not in this list";
@@ -72,7 +69,7 @@ function place(near, q) {
 /** @param {any} props */
 function Step({ to, list, name, key_ }) {
   const off = to === null || to === undefined;
-  return html`<a class="btn small ${off ? "off" : ""}" href=${off ? undefined : link(`/f/${to}`, list)} aria-disabled=${off} aria-label="${name} feature"><kbd>${key_}</kbd> ${name}</a>`;
+  return html`<a class="btn small ${off ? "off" : ""}" href=${off ? undefined : link(`/f/${to}`, list)} aria-disabled=${off} title="${name} feature (${key_})"><kbd aria-hidden="true">${key_}</kbd> ${name}</a>`;
 }
 
 /** Move the focus along the contexts. @param {number} by */

@@ -12,7 +12,8 @@ export function SearchBox() {
     navigate(link("/", query), { replace: !push && place.path === "/" });
   };
   useEffect(() => {
-    if (place.path !== "/" || text === shown) return;
+    const open = text.split('"').length % 2 === 0; // a quote is still being typed
+    if (place.path !== "/" || text === shown || open) return;
     const timer = setTimeout(() => go(text), 250);
     return () => clearTimeout(timer);
   }, [text]);

@@ -28,7 +28,7 @@ export function Logits({ feature: f, atlas }) {
   const most = Math.max(1e-9, ...[...f.raises, ...(f.lowers || [])].map((l) => Math.abs(l.logit)));
   const layer = Number(/\.(\d+)$/.exec(atlas?.site || "")?.[1] ?? NaN);
   return html`<${Panel} title="Raises and lowers" aside="logit lens">
-    <div class="lens-ends">${[["up", f.raises], ["down", f.lowers || []]].map(([way, list]) => html`<ol key=${way} class="logits ${way}" aria-label=${way === "up" ? "Raised most" : "Lowered most"}>
+    <div class="lens-ends">${[["up", f.raises], ["down", f.lowers || []]].map(([way, list]) => html`<ol key=${way} class="logits ${way}s" aria-label=${way === "up" ? "Raised most" : "Lowered most"}>
       ${/** @type {any[]} */ (list).map((l, i) => html`<li key=${i}><i class="l-bar" style=${{ width: `${(100 * Math.abs(l.logit) / most).toFixed(0)}%` }}></i><${Token} text=${l.token} /><span class="num">${signed(l.logit)}</span></li>`)}</ol>`)}</div>
     <p class="note">What the direction writes straight into the output${Number.isFinite(layer) ? `, past every layer after ${layer}` : ""}. In middle layers it often says little: what a feature does is measured by steering.</p>
   <//>`;

@@ -2,7 +2,7 @@
 import { get, put } from "../../api.js";
 import { Empty, ErrorState, LabelWords, Loading, toast } from "../../components.js";
 import { percent, visible, whole } from "../../format.js";
-import { html, useEffect, useRef, useState } from "../../kit.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../../kit.js";
 
 /** @param {{feature: any, onLabel: (label: any) => void, children?: any}} props */
 export function LabelHead({ feature, onLabel, children }) {
@@ -50,7 +50,7 @@ function Edit({ feature, done }) {
   const [text, setText] = useState(feature.label.method === "human" ? feature.label.text : "");
   const [failed, setFailed] = useState(/** @type {any} */ (null));
   const field = useRef(/** @type {HTMLInputElement | null} */ (null));
-  useEffect(() => { field.current?.focus(); field.current?.select(); }, []);
+  useLayoutEffect(() => { field.current?.focus(); field.current?.select(); }, []);
   const save = async (/** @type {string} */ value) => {
     try { done(await put(`/features/${feature.latent}/label`, { text: value })); toast(value.trim() ? "Label kept" : "The rule's label is back"); }
     catch (error) { setFailed(/** @type {any} */ (error).problem); }
