@@ -16,8 +16,8 @@ from monoscope.cli import options, output
 from monoscope.errors import ConfigError, TrainingError
 
 VERBS = (
-    "demo", "collect", "train", "eval", "report", "index", "label", "features", "view", "steer",
-    "info", "import", "export",
+    "demo", "collect", "train", "eval", "report", "index", "label", "sweep", "features", "view",
+    "steer", "info", "import", "export",
 )  # fmt: skip
 
 
@@ -259,8 +259,8 @@ def test_view_passes_its_flags_on_and_prints_the_address(capsys, monkeypatch, tm
     monkeypatch.setattr(serve, "serve", served)
     monkeypatch.setattr(serve, "read_manifest", lambda folder: {"sae": {"hash": "x"}})
     atlas = str(tmp_path / "atlas")
-    args = ["view", atlas, *"--port 9 --no-browser --sae s --runs r --model m".split()]
-    assert run(capsys, *args) == (0, "http://127.0.0.1:9/\n", "")
+    args = ["--port", "9", "--no-browser", "--sae", "s", "--runs", "r", "--model", "m"]
+    assert run(capsys, "view", atlas, *args) == (0, "http://127.0.0.1:9/\n", "")
     config = got["config"]
     assert (str(config.atlas), config.port, config.model) == (atlas, 9, "m")
     assert (str(config.sae), str(config.runs), got["browser"]) == ("s", "r", False)
