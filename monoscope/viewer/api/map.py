@@ -40,8 +40,11 @@ def router(state: ViewerState) -> APIRouter:
 
     @api.get("/points", response_class=Response, responses=BINARY)
     def points() -> Response:
-        """Every latent's place, by latent: x [L] uint16, y [L] uint16, both little-endian and from
-        0 to 65535, then log density [L] uint8, 0 where it never fired."""
+        """Every latent's place and density, in binary.
+
+        By latent: x [L] uint16, y [L] uint16, little-endian, 0 to 65535; then log density [L]
+        uint8, 0 where it never fired.
+        """
         if read_map(state.atlas) is None:
             raise FormatError("this atlas has no map", got=state.atlas.folder, hint=_HINT)
         found = state.catalogue.columns(_ORDER)
