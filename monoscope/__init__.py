@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from monoscope.artifact import load_sae, save_sae
     from monoscope.data.corpus import Corpus
     from monoscope.data.harvest import collect
+    from monoscope.data.live import Live
     from monoscope.data.store import load_store
     from monoscope.describe import info
     from monoscope.errors import MonoscopeError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from monoscope.lm import load_lm
     from monoscope.sae import SAE, SAEConfig
     from monoscope.steer import Ablate, Add, Cap, Scale, Set, generate
+    from monoscope.sweep import sweep
     from monoscope.train import train
 
 __version__ = "0.1.0"
@@ -35,6 +37,8 @@ _ROOMS = {
     "collect": "monoscope.data.harvest",
     "load_store": "monoscope.data.store",
     "train": "monoscope.train",
+    "Live": "monoscope.data.live",
+    "sweep": "monoscope.sweep",
     "load_sae": "monoscope.artifact",
     "save_sae": "monoscope.artifact",
     "SAE": "monoscope.sae",
@@ -59,6 +63,7 @@ __all__ = [
     "Add",
     "Cap",
     "Corpus",
+    "Live",
     "MonoscopeError",
     "SAEConfig",
     "Scale",
@@ -75,6 +80,7 @@ __all__ = [
     "load_sae",
     "load_store",
     "save_sae",
+    "sweep",
     "train",
 ]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from monoscope.cli import build, exchange, read
+from monoscope.cli import build, exchange, read, sweep
 from monoscope.cli.output import visible_line
 from monoscope.errors import MonoscopeError
 from monoscope.files import write_problem
@@ -20,6 +20,7 @@ _RESUME = {
     "collect": "Run the same command again to go on from what is stored.",
     "train": "Run the same command with --resume to go on from the checkpoint.",
     "eval": "Run the same command again; a suite takes up what is finished.",
+    "sweep": "Run the same command with --resume to go on from the checkpoints.",
     "demo": "Run the same command again; it takes up what is finished.",
 }
 _AGAIN = "Nothing was left half-written; run the same command again."
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 build.register(app)
+sweep.register(app)
 read.register(app)
 exchange.register(app)
 

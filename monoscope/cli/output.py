@@ -66,10 +66,12 @@ class Bar:
             self.note(f"{self.task}: {said}{left}")
 
     def trained(self, p: Any) -> None:
-        """From monoscope.train.loop.Progress."""
-        self.at(
-            p.n_tokens, p.total, f", fvu {p.fvu:.3f}, l0 {p.l0:.1f}, dead {p.dead_fraction:.1%}"
-        )
+        """From monoscope.train.loop.Progress; what it has to tell stands on lines of its own."""
+        of = f"{p.name}: " if self.task == "sweep" else ""
+        for note in p.notes:
+            self.note(of + note)
+        figures = f"fvu {p.fvu:.3f}, l0 {p.l0:.1f}, dead {p.dead_fraction:.1%}"
+        self.at(p.n_tokens, p.total, f", {of}{figures}")
 
     def harvested(self, p: Any) -> None:
         """From monoscope.data.harvest.HarvestProgress; keeps this run's own rate."""

@@ -151,6 +151,8 @@ class _Job:
         with self.stage("train", f"train {d_sae:,} latents on {total:,} tokens") as tell:
 
             def progress(at: TrainProgress) -> None:
+                for note in at.notes:
+                    self.console.print(note, markup=False)
                 figures = f"FVU {at.fvu:.3f} · L0 {at.l0:.0f} · {at.tokens_per_s:,.0f} tokens/s"
                 tell(at.n_tokens, at.total, f"loss {at.loss:.3g} · {figures}")
 

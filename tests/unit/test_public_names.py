@@ -15,6 +15,7 @@ NAMES = [
     "Add",
     "Cap",
     "Corpus",
+    "Live",
     "MonoscopeError",
     "SAE",
     "SAEConfig",
@@ -32,6 +33,7 @@ NAMES = [
     "load_sae",
     "load_store",
     "save_sae",
+    "sweep",
     "train",
 ]
 

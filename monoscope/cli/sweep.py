@@ -1,0 +1,106 @@
+"""The verb that trains a grid: sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from monoscope.cli import options as opt
+from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
+from monoscope.errors import ConfigError
+
+_SHOWN = ("name", "fvu", "l0", "dead_fraction", "status")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the app."""
+    example = "monoscope sweep runs/store --d-sae 1024,4096 --k 8,16,32 --out runs/sweep"
+    app.command("sweep", epilog=f"Example: {example}")(sweep)
+
+
+def sweep(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store of activations.")],
+    out: opt.Out,
+    d_sae: Annotated[str, typer.Option("--d-sae", metavar="L,L,…", help="Numbers of latents.")],
+    k: Annotated[
+        str, typer.Option("--k", metavar="K,K,…", help="Latents a token; target L0 of penalties.")
+    ] = "32",
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="R,R,…", help="Recipes to compare.")
+    ] = "batchtopk",
+    seed: Annotated[str, typer.Option("--seed", metavar="S,S,…", help="Of the weights.")] = "0",
+    tokens: Annotated[
+        str | None,
+        typer.Option("--tokens", metavar="N,N,…", help="Training tokens. Default: six passes."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", help="FLOP to spend on one SAE: what to train?")
+    ] = None,
+    budget_k: Annotated[
+        float | None, typer.Option("--budget-k", help="At this L0. Default: the middle one.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Tokens of a step.")] = 2048,
+    lr: Annotated[float | None, typer.Option("--lr", help="Default: the recipe's.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A further setting; repeatable."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in --out, or enlarge it.")
+    ] = False,
+    device: opt.Device = None,
+    as_json: opt.Json = False,
+) -> None:
+    """Train a grid of SAEs on one pass; table, plots, scaling law, advice."""
+    further = opt.parse_settings(settings or [])
+    sizes, ks = _numbers("--d-sae", d_sae, int), _numbers("--k", k, float)
+    seeds = _numbers("--seed", seed, int)
+    from monoscope.data.store import ActivationStore
+    from monoscope.sweep import sweep as run
+
+    with quiet_stdout(as_json), Bar("sweep") as bar:
+        acts = ActivationStore.open(store)
+        totals = (
+            [6 * acts.n_tokens("train")] if tokens is None else _numbers("--tokens", tokens, int)
+        )
+        made = run(
+            acts, out=out, d_sae=sizes, k=[opt.count(value) or 0 for value in ks],
+            recipe=recipe.split(","), seed=seeds, n_tokens=totals, batch_size=batch_size, lr=lr,
+            settings=further, budget=budget, budget_k=budget_k,
+            device=opt.checked_device(device), resume=resume, progress=bar.trained,
+        )  # fmt: skip
+    told = made.to_json()
+    if as_json:
+        return print_json(told)
+    shown: dict[str, Any] = {
+        row["name"]: ", ".join(f"{name} {_cell(row[name])}" for name in _SHOWN[1:])
+        for row in made.rows
+    }
+    shown["law"] = told["law"] and told["law"]["parameters"]
+    for name in ("no_law", "advice", "no_advice", "out"):
+        if told[name] is not None:
+            shown[name.replace("_", " ")] = told[name]
+    shown["page"] = f"{made.out}/sweep.html"
+    print_table(shown)
+
+
+def _numbers(flag: str, given: str, kind: Callable[[str], Any]) -> list[Any]:
+    """Values parted by commas; underscores in them are allowed.
+
+    Raises ConfigError naming the flag and the value.
+    """
+    found = []
+    for part in given.split(","):
+        try:
+            found.append(kind(part.strip()))
+        except ValueError as error:
+            raise ConfigError(
+                f"bad value in {flag}", got=repr(part), expected="numbers parted by commas"
+            ) from error
+    return found
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,68 @@
+"""The sweep as one self-contained page: FVU against L0 and against d_sae, the law, every run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monoscope.page import document, scatter, table, text
+
+_SHOWN = ("name", "d_sae", "k", "n_tokens", "fvu", "l0", "dead_fraction", "measured_on", "error")
+
+
+def render(rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> str:
+    """The page; told: what `Sweep.to_json` gives."""
+    done = [row for row in rows if row["status"] == "finished"]
+    by_size: dict[str, list[tuple[float, float]]] = {}
+    by_k: dict[str, list[tuple[float, float]]] = {}
+    for row in done:
+        named = f"{row['recipe']} " if len({r["recipe"] for r in done}) > 1 else ""
+        by_size.setdefault(f"{named}{row['d_sae']:,}", []).append((row["l0"], row["fvu"]))
+        group = "any" if row["k"] is None else f"{row['k']:g}"
+        by_k.setdefault(f"{named}L0 {group}", []).append((math.log2(row["d_sae"]), row["fvu"]))
+    body = [
+        f"<h1>{len(done)} SAEs on one pass</h1>",
+        '<div class="plots">',
+        scatter("FVU against L0, by d_sae", by_size, across="L0", up="FVU"),
+        scatter("FVU against d_sae, by L0", by_k, across="log2 d_sae", up="FVU"),
+        "</div>",
+        *_law(told),
+        "<h2>Every run</h2>",
+        table(_SHOWN, ([_cell(row[name]) for name in _SHOWN] for row in rows)),
+    ]
+    return document("monoscope sweep", body)
+
+
+def _law(told: Mapping[str, Any]) -> list[str]:
+    law, advice = told["law"], told["advice"]
+    parts = ["<h2>The scaling law</h2>"]
+    if law is None:
+        return [*parts, f"<p>{text(told['no_law'])}</p>"]
+    parts.append(f"<p>L = {text(law['formula'])}, fitted to {law['n_points']} runs; "
+                 f"typical error {law['residual']:.1%}</p>")  # fmt: skip
+    bounds = law["intervals"]
+    parts.append(table(
+        ("parameter", "value", f"{law['level']:.0%} from", "to"),
+        ([name, f"{value:.3g}", *(f"{b:.3g}" for b in bounds.get(name, ()))]
+         for name, value in law["parameters"].items()),
+    ))  # fmt: skip
+    if advice is not None:
+        low, high = advice["d_sae_interval"]
+        beyond = "; this lies beyond what was swept" if advice["extrapolates"] else ""
+        parts.append(
+            f"<p>For {advice['budget']:.3g} FLOP at L0 {advice['k']:g}: d_sae "
+            f"{advice['d_sae']:,} ({low:,} to {high:,}) on {advice['n_tokens']:,} tokens, "
+            f"FVU {advice['fvu']:.3f} expected{beyond}.</p>"
+        )
+    elif told["no_advice"] is not None:
+        parts.append(f"<p>{text(told['no_advice'])}</p>")
+    return parts
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

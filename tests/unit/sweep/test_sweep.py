@@ -1,0 +1,103 @@
+"""A sweep over a real store: its files, its rows, resumed and enlarged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from monoscope.artifact import load_sae
+from monoscope.data.harvest import collect
+from monoscope.data.store import ActivationStore
+from monoscope.errors import ConfigError, OutputError
+from monoscope.evals import evaluate
+from monoscope.sweep import sweep
+from monoscope.train import grid, train
+from tests.unit.data.fake_lm import FakeLM, make_corpus
+
+BATCH = 16
+GRID: dict[str, Any] = {
+    "d_sae": [8, 16], "k": [1, 2], "n_tokens": [10 * BATCH, 20 * BATCH], "batch_size": BATCH,
+    "n_eval_tokens": None,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(grid, "CALIBRATION_TOKENS", 128)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
+    out = tmp_path_factory.mktemp("store")
+    return collect(FakeLM(), make_corpus(40), "resid_post.0", 500, out, context_length=16)
+
+
+def test_a_grid_becomes_a_table_a_page_and_a_law(store: ActivationStore, tmp_path: Path) -> None:
+    made = sweep(store, out=tmp_path, budget=1e6, **GRID)
+    assert len(made.rows) == 8 and {row["status"] for row in made.rows} == {"finished"}
+    for reader, name in ((pq.read_table, "sweep.parquet"), (pacsv.read_csv, "sweep.csv")):
+        table = reader(tmp_path / name).to_pylist()
+        assert [row["name"] for row in table] == [row["name"] for row in made.rows]
+        assert [row["fvu"] for row in table] == pytest.approx([row["fvu"] for row in made.rows])
+    row = made.rows[-1]
+    sae = load_sae(row["out"])
+    again = evaluate(sae, store, baselines=False, bootstrap=0)
+    assert (row["fvu"], row["l0"]) == pytest.approx((again.fvu, again.l0))
+    assert row["measured_on"] == "held_out"
+    assert row["flop"] == pytest.approx(row["n_tokens"] * (2 * 5 * 16 + 8 * 5 * row["l0"]))
+    alone = train(store, d_sae=16, k=2, n_tokens=20 * BATCH, batch_size=BATCH)
+    assert all(torch.equal(a, b) for a, b in zip(sae.parameters(), alone.sae.parameters(),
+                                                 strict=True))  # fmt: skip
+    assert made.law is not None and made.law.has_tokens and made.law.n_points == 8
+    assert made.advice is not None or made.no_advice is not None
+    page = (tmp_path / "sweep.html").read_text()
+    assert page.count("<svg") == 2 and "<script" not in page and "http:" not in page
+    told = json.loads((tmp_path / "sweep.json").read_text())
+    assert told["status"] == "finished" and told["rows"][-1]["name"] == row["name"]
+
+    files = sorted((tmp_path / "saes").glob("*/sae.safetensors"))
+    before = {path: path.stat().st_mtime_ns for path in files}
+    with pytest.raises(OutputError, match="already holds a run"):
+        sweep(store, out=tmp_path, **GRID)
+    larger = sweep(store, out=tmp_path, resume=True, **{**GRID, "k": [1, 2, 3]})
+    assert len(larger.rows) == 12
+    assert {path: path.stat().st_mtime_ns for path in files} == before, "finished ones are kept"
+
+
+def test_recipes_take_k_each_in_its_way(store: ActivationStore, tmp_path: Path) -> None:
+    made = sweep(
+        store, out=tmp_path, d_sae=4, k=[1, 2], recipe=["topk", "jumprelu", "autoencoder"],
+        n_tokens=4 * BATCH, batch_size=BATCH,
+    )  # fmt: skip
+    assert [(row["recipe"], row["k"]) for row in made.rows] == [
+        ("topk", 1), ("topk", 2), ("jumprelu", 1), ("jumprelu", 2), ("autoencoder", None),
+    ]  # fmt: skip
+    config = json.loads((Path(made.rows[3]["out"]) / "run.json").read_text())["config"]
+    assert config["train"]["target_l0"] == 2
+    assert made.law is None and made.no_law is not None and "one recipe" in made.no_law
+
+
+def test_without_held_out_tokens_the_table_says_what_was_measured(tmp_path: Path) -> None:
+    x = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+    made = sweep(x, out=tmp_path, d_sae=8, k=2, n_tokens=4 * BATCH, batch_size=BATCH)
+    assert made.rows[0]["measured_on"] == "train"
+    assert made.no_law is not None and "too few runs" in made.no_law
+
+
+def test_a_grid_names_each_value_once(tmp_path: Path) -> None:
+    x = torch.zeros(9, 2)
+    for bad in ([], [8, 8]):
+        with pytest.raises(ConfigError, match="each value once"):
+            sweep(x, out=tmp_path / "s", d_sae=bad, n_tokens=9)
+    assert not (tmp_path / "s").exists()
