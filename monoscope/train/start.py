@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,6 +39,8 @@ def initialise(
     sae.b_dec.copy_(mean)
     if sae.config.hidden or sae.rule.dense:
         _initialise_dense(sae, generator)
+        if config.rho is not None:  # units start about as rarely on as they shall be
+            sae.b_enc.fill_(math.log(config.rho / max(1 - config.rho, 1e-6)))
     else:
         _initialise_rows(sae, sample - mean, recipe, generator)
         if recipe.start_l0 is not None:

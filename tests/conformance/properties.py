@@ -120,6 +120,25 @@ def infers_as_it_trains(v: Variant) -> None:
     assert at_inference == float((dense != 0).sum()) / len(x)
 
 
+def counts_what_fires(v: Variant) -> None:
+    """A latent that was selected at value zero has not fired, and L0 does not count it."""
+    state, config = begin(v)
+    with torch.no_grad():
+        if v.row.activation in ("relu", "topk", "batchtopk", "gated", "jumprelu"):
+            state.sae.b_enc[::3] -= 1e3  # never
+        if v.row.activation == "jumprelu":
+            state.sae.threshold[1::3] += 0.3  # near, often below
+        if v.row.activation == "gated":
+            state.sae.b_mag[1::3] -= 1e3  # the gate opens, the magnitude is zero
+    active = state.sae.activate(state.inputs(data(40)), bandwidth=config.bandwidth or 1.0)
+    dense = active.codes if isinstance(active.codes, Tensor) else active.codes.to_dense()
+    on = dense.detach() != 0
+    assert set(active.fired.tolist()) == set(on.any(0).nonzero()[:, 0].tolist())
+    if v.row.activation != "sigmoid":  # whose units are never off
+        assert active.l0 == float(on.sum()) / 40
+        assert v.hidden or not on.all()
+
+
 def is_alike_in_any_batch(v: Variant) -> None:
     sae, x = finished(v), data(300)
     together = sae.encode(x)
@@ -253,6 +272,7 @@ PROPERTIES = (
     Property("train/eval toggles", toggles_change_nothing),
     Property("L0 <= k", keeps_to_k, lambda v: v.has_k),
     Property("inference L0 = trained L0", infers_as_it_trains),
+    Property("counts what fires", counts_what_fires),
     Property("any batch alike", is_alike_in_any_batch),
     Property("latent permutation", permutes_with_its_latents),
     Property("joint shift of x, b_dec", shifts_with_b_dec),
