@@ -27,7 +27,7 @@ from monoscope.sites import Site
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-peers-bench" / "bin" / "python"
 SCRIPT = ROOT / "tests" / "interop" / "peers" / "bench.py"
-N_ROWS = 24  # windows of 128 tokens; a multiple of SAEBench's batch
+N_ROWS = 8  # windows of 128 tokens; a multiple of SAEBench's batch
 
 
 def full_windows(store: Any, n: int = N_ROWS) -> list[splice.Window]:
