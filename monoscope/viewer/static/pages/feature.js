@@ -43,8 +43,6 @@ export function Page({ params, query, atlas }) {
         <${Bookmark} feature=${f} onLists=${(/** @type {string[]} */ lists) => feature.set({ ...f, lists })} />
         <${Copies} latent=${f.latent} atlas=${atlas} />
       <//>
-      ${f.n_active === 0
-        ? html`<div class="panel empty"><b>It never fired</b><p>on any of the ${whole(f.n_tokens)} tokens of this atlas. Its decoder direction and what lies near it are below.</p></div>` : ""}
       <div class="cols">
         <div><${Contexts} key=${f.latent} feature=${f} />
           <div class="two"><${Nearby} feature=${f} list=${list} /></div></div>

@@ -18,6 +18,6 @@ export function ModelChip() {
   const model = useModel();
   const said = { absent: "browsing only", loading: "loading model…", ready: "model ready", failed: "model failed" };
   const state = model?.state || "absent";
-  return html`<span class="chip model ${state}" role="status" title=${model?.detail || model?.model || ""}>
+  return html`<span class="chip model is-${state}" role="status" title=${model?.detail || model?.model || ""}>
     <i class="dot" aria-hidden="true"></i>${model ? said[/** @type {keyof typeof said} */ (state)] : " "}</span>`;
 }

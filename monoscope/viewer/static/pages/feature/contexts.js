@@ -18,7 +18,7 @@ export function Contexts({ feature }) {
   const shown = choices.includes(query.band) ? query.band : "top";
   const examples = feature.examples.filter((/** @type {any} */ e) => shown === "top" ? e.kind === "top" : e.kind === "band" && e.band === Number(shown));
   const [all, setAll] = useState(!matchMedia("(max-width: 900px)").matches);
-  if (!feature.examples.length) return html`<${Panel} title="Contexts"><${Empty} title="No contexts">It never fired on the tokens of this atlas.<//><//>`;
+  if (!feature.examples.length) return html`<${Panel} title="Contexts"><${Empty} title="No contexts">On none of the ${whole(feature.n_tokens)} tokens of this atlas did it fire. Its direction, what that writes and what lies near it are here all the same.<//><//>`;
   const few = all ? examples : examples.slice(0, FEW);
   const range = feature.max / 5;
   return html`<${Panel} title="Contexts" aside=${html`

@@ -13,18 +13,19 @@ export function LabelHead({ feature, onLabel, children }) {
     ${editing ? html`<${Edit} feature=${feature} done=${(/** @type {any} */ next) => { setEditing(false); if (next) onLabel(next); }} />`
       : html`<h1 class=${!label.text || label.text.startsWith("unclear") ? "unclear" : ""}><${LabelWords} text=${label.text || (feature.n_active ? "no label" : "never fired")} />
         <button id="edit-label" class="quiet pen" onClick=${() => setEditing(true)} aria-label="Edit the label" title="Edit the label (e)">✎</button></h1>`}
-    <p class="sub"><span class="num">latent ${feature.latent}</span> · <${Source} label=${label} />
+    <p class="sub"><span class="num">latent ${feature.latent}</span> · <${Source} label=${label} dead=${!feature.n_active} />
       ${label.n_changes > 0 && html` · <button class="linky" aria-expanded=${history} onClick=${() => setHistory(!history)}>history</button>`}</p>
     ${history && html`<${History} latent=${feature.latent} turn=${label.n_changes} rule=${label.rule_text} />`}
     <div class="row f-tools">${children}</div>
   </header>`;
 }
 
-/** How the label was got. @param {{label: any}} props */
-function Source({ label }) {
+/** How the label was got. @param {{label: any, dead: boolean}} props */
+function Source({ label, dead }) {
   if (label.method === "human") {
     return html`<span class="score">your label</span>${label.rule_text && html`<span>, the rule says ${visible(label.rule_text)} <${Scores} label=${label} /></span>`}`;
   }
+  if (!label.text && dead) return "nothing to label";
   if (!label.text) return "no label: it fired too rarely, or the atlas was not labelled (monoscope label)";
   return html`<span>labelled by rule (<${Rule} rule=${label.rule} />), scored on documents it was not chosen on: <${Scores} label=${label} /></span>`;
 }
