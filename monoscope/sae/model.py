@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -186,6 +187,14 @@ class SAE(nn.Module):
         """Give W_dec weights of its own again."""
         if self.W_dec is self.W_enc:
             self.W_dec = nn.Parameter(self.W_enc.detach().clone())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SAE:
+        """As nn.Module's, behind .to() and .bfloat16(); thresholds stay at least float32."""
+        threshold = self.threshold.detach().clone()
+        super()._apply(fn, recurse)
+        if self.threshold.dtype.itemsize < 4:
+            self.threshold.data = threshold.to(self.threshold.device)
+        return self
 
     def _outward(self, h: Tensor) -> Tensor:
         for weight, bias in zip(self.out_weights, self.out_biases, strict=True):

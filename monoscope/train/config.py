@@ -31,7 +31,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "auxk_coefficient": (0.0, 1e3, False),
     "preact_coefficient": (0.0, 1e3, False),
     "bandwidth": (0.0, 1e3, True),
-    "rho": (0.0, 1.0, True),
+    "rho": (0.0, 0.999, True),
     "k_anneal_fraction": (0.0, 1.0, False),
     "grad_clip": (0.0, 1e6, True),
 }

@@ -1,0 +1,66 @@
+"""What an SAE does beside encoding and decoding: precisions, another k, ties."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monoscope.errors import ConfigError, DataError
+from monoscope.sae import SAE, SAEConfig
+
+
+def _sae(activation: str, k: int | None = None) -> SAE:
+    sae = SAE(SAEConfig(d_in=8, d_sae=24, activation=activation, k=k))  # type: ignore[arg-type]
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=g))
+        sae.threshold.abs_()
+    return sae
+
+
+def _x() -> torch.Tensor:
+    return torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("activation", ["jumprelu", "batchtopk"])
+def test_thresholds_stay_float32_in_any_precision(activation: str) -> None:
+    sae = _sae(activation, 4 if activation == "batchtopk" else None)
+    with torch.no_grad():
+        sae.threshold.add_(0.1234567)
+    before = sae.threshold.detach().clone()
+    low = sae.bfloat16()
+    assert low.W_enc.dtype == torch.bfloat16
+    assert low.threshold.dtype == torch.float32 and torch.equal(low.threshold.detach(), before)
+    assert isinstance(low.threshold, torch.nn.Parameter) == (activation == "jumprelu")
+    codes = low.encode(_x())
+    assert 0 < codes.indices.numel() < 50 * 24
+    assert low.double().threshold.dtype == torch.float64
+
+
+def test_encode_takes_another_k_for_topk_alone() -> None:
+    sae, x = _sae("topk", 3), _x()
+    assert int(sae.encode(x).l0.max()) == 3
+    assert int(sae.encode(x, k=6).l0.max()) == 6
+    few, many = sae.encode(x).to_dense(), sae.encode(x, k=6).to_dense()
+    assert torch.equal(many[few > 0], few[few > 0])
+    with pytest.raises(ConfigError, match="larger than d_sae"):
+        sae.encode(x, k=25)
+    with pytest.raises(ConfigError, match="takes k for topk only"):
+        _sae("jumprelu").encode(x, k=6)
+
+
+def test_a_tie_is_one_parameter_and_can_be_undone() -> None:
+    sae = _sae("topk", 3)
+    sae.tie()
+    assert sae.W_dec is sae.W_enc and len(list(sae.parameters())) == 3
+    sae.untie()
+    assert sae.W_dec is not sae.W_enc and torch.equal(sae.W_dec, sae.W_enc)
+    with torch.no_grad():
+        sae.W_dec.add_(1.0)
+    assert not torch.equal(sae.W_dec, sae.W_enc)
+
+
+def test_the_wrong_width_is_refused() -> None:
+    with pytest.raises(DataError, match=r"expected \[N, 8\]"):
+        _sae("topk", 3).encode(torch.zeros(4, 9))
