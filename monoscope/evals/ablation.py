@@ -3,8 +3,9 @@
 A dense probe is fitted for every concept on mean activations x̄ of documents. For a concept its n
 strongest features are removed from x̄ and every probe is measured again:
     score(n) = mean over concepts c of [drop of c's probe − mean drop of the others' probes]
-in AUC. The SAE's error term stays: x̄' = x̄ − Σ_{i∈top n} f̄_i W_dec[i], exact for means, since
-everything is linear. After targeted probe perturbation (SAEBench; Marks et al. 2024).
+in balanced accuracy at each probe's own threshold: AUC sees order alone, and stays at 1 where a
+removal shifts a whole class. The SAE's error term stays: x̄' = x̄ − Σ_{i∈top n} f̄_i W_dec[i], exact
+for means, since everything is linear. After targeted probe perturbation (SAEBench; Marks 2024).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from monoscope.evals.corpus_probes import Concept, Corpus
 from monoscope.evals.material import Material
 from monoscope.evals.probes import Probe, mean_over, strongest
 
-VERSION = 1
+VERSION = 2
 NS = (1, 2, 5, 10, 20, 50)
 
 Remove = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -79,14 +80,14 @@ def _basis(
     for group in groups:
         probes = [_probe(corpus, concept, material.seed) for concept in group]
         clean = [
-            probe.figures(corpus.pooled.x[c.test], c.labels[c.test])["auc"]
+            probe.figures(corpus.pooled.x[c.test], c.labels[c.test])["accuracy"]
             for probe, c in zip(probes, group, strict=True)
         ]
         for mine, concept in enumerate(group):
             top = strongest(features[concept.train], concept.labels[concept.train], max(NS))
             for n in NS:
                 drops = [
-                    before - probe.figures(remove(c.test, top[:n]), c.labels[c.test])["auc"]
+                    before - probe.figures(remove(c.test, top[:n]), c.labels[c.test])["accuracy"]
                     for probe, c, before in zip(probes, group, clean, strict=True)
                 ]
                 others = [d for i, d in enumerate(drops) if i != mine]

@@ -19,6 +19,7 @@ from monoscope.evals.material import Material
 from monoscope.files import sha256_file
 
 VERSION = 1
+_NO_SCORES = ("label_base",)  # a share of tokens, not a judgement of the label
 _TABLE, _ABOUT, _SUMMARY = "features.parquet", "atlas.json", "labels.json"
 
 
@@ -44,6 +45,8 @@ def run(material: Material) -> Figures:
     out: Figures = {"n_latents": len(table), "n_alive": alive, "scores": {}}
     for name in table.column_names:
         column = table[name]
+        if name in _NO_SCORES:
+            continue
         if name.startswith("label_") and pa.types.is_floating(column.type):
             values = column.drop_null().to_numpy()
             out["scores"][name] = _summary(values, alive)

@@ -152,8 +152,7 @@ def test_removing_a_concepts_own_latent_spoils_its_probe_alone(monkeypatch):
     monkeypatch.setattr(ablation, "NS", (1,))
     groups = ablation._groups(concepts)
     found = ablation._basis(Part(), corpus, groups, "sae", remove)["1"]
-    # the other concepts' absence still speaks for it, so its probe does not fall to chance
-    assert found["own_drop"]["mean"] > 0.06
+    assert found["own_drop"]["mean"] > 0.2
     assert found["score"]["mean"] == pytest.approx(
         found["own_drop"]["mean"] - found["others_drop"]["mean"], abs=1e-9
     )
