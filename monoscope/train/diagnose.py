@@ -63,6 +63,10 @@ class Note:
     message: str
 
 
+def _clustered(around: Surroundings) -> bool:
+    return around.alike is not None and around.alike > ALIKE
+
+
 class Watch:
     """Judges the last looks of one run; each finding is told once, and again if it comes back."""
 
@@ -90,7 +94,8 @@ class Watch:
         if len(self._looks) < WINDOW:
             return []
         found = [
-            self._rate(before, config), self._auxk(), self._threshold(look),
+            None if _clustered(around) else self._rate(before, config),
+            self._auxk(), self._threshold(look),
             self._shuffling(around.alike, config), self._waiting(around.waiting),
         ]  # fmt: skip
         notes = {note.kind: note for note in found if note is not None}
@@ -98,11 +103,14 @@ class Watch:
         self._standing = set(notes)
         return new
 
-    def diverged(self, config: TrainConfig) -> str | None:
+    def diverged(self, config: TrainConfig, around: Surroundings) -> str | None:
         """Why the run is lost, if it is: its error is far above what it was, and above the mean's.
 
-        One bad batch is not enough: all of the last half window must be.
+        One bad batch is not enough: all of the last half window must be. Where batches differ as a
+        whole, or it is not known yet, an fvu, which is relative to its batch, shows nothing.
         """
+        if around.alike is None or _clustered(around):
+            return None
         recent = [look.fvu for look in self._looks][-WINDOW // 2 :]
         low = min(self._best, *(look.fvu for look in self._looks)) if self._looks else math.inf
         if len(recent) < WINDOW // 2 or not min(recent) > max(HOPELESS, DIVERGED * low):

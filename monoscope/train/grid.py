@@ -57,6 +57,8 @@ def train_many(
     Raises ConfigError, also if two orders share a folder, and whatever else `train` raises before
     the first step.
     """
+    for order in orders:
+        order.check()
     _check_folders(orders)
     stream = make_stream(source, batch_size, data_seed)
     made = _Workshop(source, stream, batch_size, data_seed, device)

@@ -97,7 +97,7 @@ class Job:
         self.last = look
         for note in self.watch.see(look, state, config, around):
             self.log.note(state, note.kind, note.message)
-        diverged = self.watch.diverged(config)
+        diverged = self.watch.diverged(config, around)
         if diverged is not None:
             raise self.stopped(diverged)
 

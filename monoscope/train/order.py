@@ -48,7 +48,7 @@ class Order:
 
         Raises ConfigError for whatever is unknown or out of range.
         """
-        check_keys("training settings", self.settings, list(SETTINGS))
+        self.check()
         settings = dict(self.settings)
         hidden = settings.pop("hidden", ())
         name = self.recipe_name()
@@ -65,6 +65,11 @@ class Order:
         )  # fmt: skip
         sae = config.shape(d_in, self.d_sae, self.k, hidden)
         return sae, config.resolved(sae)
+
+    def check(self) -> None:
+        """What can be told without data; raises ConfigError for unknown settings or recipes."""
+        check_keys("training settings", self.settings, list(SETTINGS))
+        self.recipe_name()
 
     def recipe_name(self) -> str:
         """The recipe that recipe and activation together name.
