@@ -27,15 +27,15 @@ def verdict(variant: Variant, promise: Property) -> str:
 def main() -> int:
     """Run everything and print; 1 if any promise is broken."""
     table = Table(title="recipe × property")
-    table.add_column("property")
-    for variant in VARIANTS:
-        table.add_column(str(variant).replace("+", "\n+"), justify="center")
-    kept = True
+    table.add_column("recipe", no_wrap=True)
     for promise in PROPERTIES:
-        row = [verdict(variant, promise) for variant in VARIANTS]
+        table.add_column(promise.name, justify="center")
+    kept = True
+    for variant in VARIANTS:
+        row = [verdict(variant, promise) for promise in PROPERTIES]
         kept &= "NO" not in row
-        table.add_row(promise.name, *row)
-    Console(width=230).print(table)
+        table.add_row(str(variant), *row)
+    Console(width=190).print(table)
     return 0 if kept else 1
 
 
