@@ -99,8 +99,20 @@ def collect(
 
 
 def train(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Store of activations.")],
     out: opt.Out,
+    store: Annotated[
+        str | None,
+        typer.Argument(metavar="[STORE]", help="Store; or give --model, --corpus, --site."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="M", help="Train while this model reads …")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option("--corpus", metavar="C", help="… this corpus …")
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option("--site", metavar="S", help="… at this site; needs --tokens.")
+    ] = None,
     d_sae: Annotated[
         int | None,
         typer.Option("--d-sae", metavar="L", help="Number of latents. Default: 4096."),
@@ -137,14 +149,15 @@ def train(
     device: opt.Device = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Train an SAE on a store."""
+    """Train an SAE on a store, or straight from a model that reads a corpus."""
     further = opt.parse_settings(settings or [])
-    from monoscope.data.store import ActivationStore
+    opt.check_one_source(store, model, corpus, site)
     from monoscope.train import train as fit
 
     with quiet_stdout(as_json), Bar("train") as bar:
         run = fit(
-            ActivationStore.open(store), d_sae=d_sae, recipe=recipe, activation=activation,
+            opt.train_source(store, model, corpus, site, seed, device), d_sae=d_sae,
+            recipe=recipe, activation=activation,
             k=opt.count(k), target_l0=opt.count(target_l0), n_tokens=tokens,
             batch_size=batch_size, lr=lr, seed=seed, device=opt.checked_device(device), out=out,
             resume=resume, settings=further, progress=bar.trained,

@@ -94,3 +94,34 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             settings[name] = value
     return settings
+
+
+def check_one_source(
+    store: str | None, model: str | None, corpus: str | None, site: str | None
+) -> None:
+    """Raise ConfigError unless there is a store, or else a model with a corpus and a site."""
+    flags = {"STORE": store, "--model": model, "--corpus": corpus, "--site": site}
+    given = [name for name, value in flags.items() if value is not None]
+    if given not in (["STORE"], ["--model", "--corpus", "--site"]):
+        raise ConfigError(
+            "train takes a store, or a model with a corpus and a site",
+            got=", ".join(given) or "neither",
+            expected="STORE, or --model, --corpus and --site",
+        )
+
+
+def train_source(
+    store: str | None, model: str | None, corpus: str | None, site: str | None, seed: int,
+    device: str | None,
+) -> Any:  # fmt: skip
+    """The store, or the model reading its corpus, that `check_one_source` found in order."""
+    if store is not None:
+        from monoscope.data.store import ActivationStore
+
+        return ActivationStore.open(store)
+    from monoscope.data.corpus import Corpus
+    from monoscope.data.live import Live
+    from monoscope.lm import load_lm
+
+    assert model is not None and corpus is not None and site is not None
+    return Live(load_lm(model, device=device), Corpus.from_name(corpus, None, seed), site)

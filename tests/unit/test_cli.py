@@ -267,3 +267,54 @@ def test_view_passes_its_flags_on_and_prints_the_address(capsys, monkeypatch, tm
     code, out, _ = run(capsys, "view", atlas, "--json")
     assert code == 0 and json.loads(out) == {"url": "http://127.0.0.1:9/"}
     assert got["browser"] and got["config"].runs == tmp_path and got["config"].sae is None
+
+
+def test_train_takes_one_source(capsys):
+    for args in ([], ["s", "--model", "m"], ["--model", "m", "--corpus", "c"]):
+        assert "train takes a store, or a model" in refused(capsys, "train", *args, "--out", "o")
+
+
+def test_train_straight_from_a_model(capsys, monkeypatch):
+    import importlib
+
+    from monoscope.data.live import Live
+    from tests.unit.data.fake_lm import FakeLM
+
+    got = {}
+
+    def fit(source, **kwargs):
+        got.update(kwargs, source=source)
+        return type("Run", (), {"metrics": {"fvu": 0.5}})()
+
+    monkeypatch.setattr("monoscope.lm.load_lm", lambda name, device: FakeLM(context_length=128))
+    monkeypatch.setattr(importlib.import_module("monoscope.train"), "train", fit)
+    args = "train --model m --corpus demo --site resid_post.0 --tokens 99 --out o --json"
+    code, out, _ = run(capsys, *args.split())
+    assert code == 0 and json.loads(out) == {"fvu": 0.5}
+    assert isinstance(got["source"], Live) and str(got["source"].site) == "resid_post.0"
+    assert got["n_tokens"] == 99
+
+
+def test_sweep_reads_lists_and_prints_one_object(capsys, monkeypatch):
+    import importlib
+
+    got = {}
+
+    def grid(store, **kwargs):
+        got.update(kwargs, store=store)
+        return type("Made", (), {"to_json": lambda self: {"rows": []}})()
+
+    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: path)
+    monkeypatch.setattr(importlib.import_module("monoscope.sweep"), "sweep", grid)
+    args = "sweep s --out o --d-sae 8,16 --k 2,0.5 --recipe topk,gated --seed 0,1 --tokens 9,19"
+    code, out, _ = run(capsys, *args.split(), "--budget", "1e12", "--resume", "--json")
+    assert code == 0 and json.loads(out) == {"rows": []}
+    asked = {name: got[name] for name in ("d_sae", "k", "recipe", "seed", "n_tokens", "budget")}
+    assert asked == {
+        "d_sae": [8, 16], "k": [2, 0.5], "recipe": ["topk", "gated"], "seed": [0, 1],
+        "n_tokens": [9, 19], "budget": 1e12,
+    }  # fmt: skip
+    assert got["resume"] is True
+    assert "bad value in --k: got 'x'" in refused(
+        capsys, "sweep", "s", "--out", "o", "--d-sae", "8", "--k", "2,x"
+    )
