@@ -39,17 +39,24 @@ def batches(sizes: dict[str, Any]) -> list[Tensor]:
 
 def cycle(sizes: dict[str, Any]) -> Iterator[Tensor]:
     """The batches, again and again."""
-    data = batches(sizes)
+    data = [x.to(sizes.get("device", "cpu")) for x in batches(sizes)]
     for i in count():
         yield data[i % len(data)]
 
 
+def _settle(sizes: dict[str, Any]) -> None:
+    """Wait for a GPU to have done what it was given."""
+    if sizes.get("device", "cpu") != "cpu":
+        torch.cuda.synchronize()
+
+
 def monoscope(sizes: dict[str, Any]) -> Run:
     """Our step as `monoscope train` runs it; sizes may name a recipe and TrainConfig fields."""
-    from monoscope.sae import SAEConfig
+    from monoscope.sae import SAE, SAEConfig
     from monoscope.sae.recipes import get_recipe
+    from monoscope.train import start
     from monoscope.train.config import TrainConfig
-    from monoscope.train.run import _begin
+    from monoscope.train.state import TrainState
     from monoscope.train.step import step
 
     data = batches(sizes)
@@ -63,7 +70,14 @@ def monoscope(sizes: dict[str, Any]) -> Run:
         n_tokens=10_000 * sizes["batch_size"], recipe=sizes.get("recipe", "topk"),
         batch_size=sizes["batch_size"], **sizes.get("settings", {}),
     ).resolved(sae)  # fmt: skip
-    state = _begin(sae, config, torch.cat(data), None)
+    inputs = start.inputs(torch.cat(data), config)
+    model = SAE(sae)
+    generator = torch.Generator().manual_seed(config.seed)
+    start.initialise(model, inputs(torch.cat(data)), recipe, config, generator)
+    device = sizes.get("device", "cpu")
+    data = [x.to(device) for x in data]
+    model, inputs = model.to(device), inputs.to(device)
+    state = TrainState.fresh(model, recipe, config.lr, inputs, config.seed)
     if sizes.get("dead_share"):  # AuxK has work to do: these latents never fire
         n_dead = int(sizes["dead_share"] * sizes["d_sae"])
         with torch.no_grad():
@@ -86,7 +100,8 @@ def saelens(sizes: dict[str, Any]) -> Run:
     from sae_lens.training.sae_trainer import SAETrainer
 
     shape = {"d_in": sizes["d_in"], "d_sae": sizes["d_sae"], "k": sizes["k"]}
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, aux_loss_coefficient=1.0))
+    where = {"device": sizes.get("device", "cpu")}
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(**shape, aux_loss_coefficient=1.0, **where))
     data = cycle(sizes)
 
     def run(n: int) -> None:
@@ -94,8 +109,10 @@ def saelens(sizes: dict[str, Any]) -> Run:
             total_training_samples=n * sizes["batch_size"],
             train_batch_size_samples=sizes["batch_size"],
             lr_end=3e-4,
+            **where,
         )
         SAETrainer(config, sae, data).fit()
+        _settle(sizes)
 
     return run
 
@@ -106,7 +123,7 @@ def sparsify(sizes: dict[str, Any]) -> Run:
     from sparsify.sparse_coder import SparseCoder
 
     config = SparseCoderConfig(num_latents=sizes["d_sae"], k=sizes["k"])
-    coder = SparseCoder(sizes["d_in"], config, device="cpu")
+    coder = SparseCoder(sizes["d_in"], config, device=sizes.get("device", "cpu"))
     optimizer = torch.optim.Adam(coder.parameters(), lr=3e-4)
     data = cycle(sizes)
 
@@ -117,6 +134,7 @@ def sparsify(sizes: dict[str, Any]) -> Run:
             optimizer.step()
             optimizer.zero_grad()
             coder.set_decoder_norm_to_unit_norm()
+        _settle(sizes)
 
     return run
 

@@ -56,6 +56,7 @@ def _installation() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "fast_path": ops.backend(torch.zeros(1)).__name__,
+        "gpu_path": ops.GPU_PATH,
         "embedded": {package.pin: _installed(package) for package in packages},
     }
 

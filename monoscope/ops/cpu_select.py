@@ -1,7 +1,7 @@
 """The selections on a CPU: candidates from a bf16 product, proved by a margin, then exact in fp32.
 
-For ẑ = x̂·ŵ + b̂ from bf16 copies, stored in bf16 (u = 2⁻⁸ is the rounding of one number):
-    |z − ẑ| ≤ ‖x − x̂‖·‖ŵ‖ + ‖x‖·‖w − ŵ‖ + u·|b| + rounding of the sums = m      (Cauchy–Schwarz)
+For ẑ = x̂·ŵ + b̂ from bf16 copies, b̂ rounded up, stored in bf16 (u = 2⁻⁸, its rounding):
+    z − ẑ ≤ ‖x − x̂‖·‖ŵ‖ + ‖x‖·‖w − ŵ‖ + rounding of the sums = m                (Cauchy–Schwarz)
 A latent with z ≥ t therefore has a stored ẑ of at least t − m − u·|t − m|. For t we take the least
 of k exact values, which the k-th largest z cannot lie below: every latent under that cut is proved
 out, and the few above it are computed in fp32. So the chosen set and the values are those of the
@@ -131,7 +131,11 @@ def _gather(bits, maxima, cut, hot, found, keys):  # type: ignore[no-untyped-def
 
 @njit(**LOOP)
 def _exact_values(n, k, margin, x, w, b, found, keys, exact, spare):  # type: ignore[no-untyped-def]
-    """exact[:n] = z of the candidates that may be among the k largest, -inf of those proved out."""
+    """exact[:n] = z of the candidates that may be among the k largest, -inf of those proved out.
+
+    Returns the key that every latent among the k largest has at least: if it is not below the cut
+    of the gathering, none was missed.
+    """
     first = np.int16(-32768)
     if n > k:
         for c in range(n):
@@ -144,11 +148,11 @@ def _exact_values(n, k, margin, x, w, b, found, keys, exact, spare):  # type: ig
             exact[c] = _dot(x, w[found[c]]) + b[found[c]]
             least = min(least, exact[c])
             picked += 1
-    if n > k:
-        cut = _cut(max(least, np.float32(0)), margin)
-        for c in range(n):
-            if keys[c] >= cut and exact[c] == -np.inf:
-                exact[c] = _dot(x, w[found[c]]) + b[found[c]]
+    cut = _cut(max(least, np.float32(0)) if picked == k else np.float32(0), margin)
+    for c in range(n):
+        if keys[c] >= cut and exact[c] == -np.inf:
+            exact[c] = _dot(x, w[found[c]]) + b[found[c]]
+    return cut
 
 
 @njit(**LOOP)
@@ -190,18 +194,23 @@ def _topk_tile(  # type: ignore[no-untyped-def]
         exact, order = np.empty(room, np.float32), np.empty(room, np.float32)
         spare = np.empty(max(n_groups, room), np.int16)
         for n in range(chunk * ROWS, min((chunk + 1) * ROWS, n_tokens)):
-            margin = margins[n]
+            margin, needed = margins[n], np.int16(0)
             _maxima(bits[n], maxima)
-            t = np.float32(0)
+            loose = np.float32(0)
             if n_groups >= k:  # the k-th largest maximum is <= the k-th largest ẑ
                 spare[:n_groups] = maxima
                 loose = max(_value(_kth_largest(spare, n_groups, k)), np.float32(0))
-                t = max(loose - np.float32(UNIT) * loose - margin, np.float32(0))
-            m = _gather(bits[n], maxima, _cut(t, margin), hot, found, keys)
+            cut = _cut(loose, margin)
+            m = _gather(bits[n], maxima, cut, hot, found, keys)
+            if m >= 0:
+                needed = _exact_values(m, k, margin, x[n], w, b, found, keys, exact, spare)
+                if needed < cut:  # the guess was too high: once more, with what is proved
+                    m = _gather(bits[n], maxima, needed, hot, found, keys)
+            if m >= 0 and needed < cut:
+                _exact_values(m, k, margin, x[n], w, b, found, keys, exact, spare)
             if m < 0:
                 counts[n] = -1
                 continue
-            _exact_values(m, k, margin, x[n], w, b, found, keys, exact, spare)
             kept = _keep_largest(m, k, found, exact, order)
             columns[n, :kept] = found[:kept]
             values[n, :kept] = exact[:kept]
@@ -275,6 +284,14 @@ def _largest(values, count, out):  # type: ignore[no-untyped-def]
             n += 1
 
 
+def _rounded_up(bias: Tensor) -> Tensor:
+    """The least bf16 >= each element."""
+    near = bias.bfloat16()
+    bits = near.view(torch.int16)
+    above = torch.where(near >= 0, bits + 1, bits - 1).to(torch.int16).view(torch.bfloat16)
+    return torch.where(near.float() < bias, above, near)
+
+
 def _bf16_and_rounding(a: Tensor) -> tuple[Tensor, Any, Any]:
     """a [N, D] in bf16, ‖a‖ [N] and ‖a − â‖ [N]."""
     copy = a.bfloat16()
@@ -322,13 +339,12 @@ class Bf16Encoder(select.Encoder):
         return SparseCodes(codes.indices[which], codes.values[which], offsets, codes.d_sae)
 
     def _margins(self, x_norm: Any, x_error: Any, bias: Tensor) -> Any:
-        """m [N], an upper bound on |z − ẑ| before ẑ is stored; float32 sums of D terms included."""
+        """m [N], an upper bound on z − ẑ before ẑ is stored; float32 sums of D terms included."""
         sums = (self.w.shape[1] + 2) * 2.0**-23
         copies = x_error * (self.w_norm + self.w_error) + x_norm * self.w_error
-        worst_bias = float(torch.where(bias > -torch.inf, bias.abs(), 0.0).max())
-        return (copies * (1 + sums) + sums * x_norm * self.w_norm + UNIT * worst_bias).astype(
-            np.float32
-        ) * np.float32(1.0001)
+        largest = float(torch.where(bias > -torch.inf, bias.abs(), 0.0).max()) * 2.0**-22
+        bound = copies * (1 + sums) + sums * x_norm * self.w_norm + largest
+        return (1.0001 * bound).astype(np.float32)
 
     def _select(
         self,
@@ -344,7 +360,7 @@ class Bf16Encoder(select.Encoder):
         n_latents = self.w.shape[0]
         x = x.detach().contiguous()
         x16, norms, errors = _bf16_and_rounding(x)
-        margins, bias16 = self._margins(norms, errors, bias), bias.bfloat16()
+        margins, bias16 = self._margins(norms, errors, bias), _rounded_up(bias)
         room, tile = min(room, n_latents), min(TILE, max(x.shape[0], 1))
         product = torch.empty(tile, n_latents, dtype=torch.bfloat16)
         columns, values = np.empty((tile, room), np.int32), np.empty((tile, room), np.float32)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monoscope.ops import fast_path
 from monoscope.ops.adam import AdamStep, adam_rows, project_rows
 from monoscope.ops.rowgrads import RowGrads
 
@@ -17,7 +18,8 @@ class RowAdam(torch.optim.Adam):
     """Adam with the state of torch.optim.Adam, whose step also does what belongs to rows.
 
     A parameter's gradient is its .grad plus its factors in a RowGrads. float32 parameters on a CPU
-    take the fused walk of ops/cpu_adam.py, all others the reference of ops/adam.py.
+    take the fused walk of ops/cpu_adam.py, matrices on a GPU that of ops/cuda.py, all others the
+    reference of ops/adam.py.
     """
 
     @torch.no_grad()
@@ -60,6 +62,11 @@ class RowAdam(torch.optim.Adam):
             dense = None if p.grad is None else _rows(p.grad.contiguous())
             cpu_adam.adam_rows(_rows(p), grads.of(p), dense, _rows(m), _rows(v), step, unit=unit)
             return
+        if p.ndim == 2 and p.is_contiguous() and fast_path(p) == "cuda":
+            from monoscope.ops import cuda
+
+            cuda.adam_rows(p.detach(), grads.of(p), p.grad, m, v, step, unit=unit)
+            return
         adam_rows(p, grads.dense(p), m, v, step, unit=unit)
 
     def _clip(self, grads: RowGrads, unit: set[int], max_norm: float) -> float:
@@ -85,7 +92,7 @@ def _squared_norm(p: Tensor, grads: RowGrads, *, unit: bool) -> float:
 
 
 def _has_walk(p: Tensor) -> bool:
-    return p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous()
+    return fast_path(p) == "cpu" and p.is_contiguous()
 
 
 def _rows(p: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def step(state: TrainState, recipe: Recipe, config: TrainConfig, raw: Tensor) ->
     state.step += 1
     state.n_tokens += x.shape[0]
     state.guess = 0.9 * active.smallest
-    state.last_fired[active.fired] = state.n_tokens
+    state.last_fired[active.fired.to(state.last_fired.device)] = state.n_tokens
     if config.target_l0 is not None:
         controller.steer(state, config.target_l0, active.l0, after - done)
     if recipe.resample:

