@@ -21,6 +21,9 @@ from monoscope.lm.random import with_random_weights
 
 VERSION = 1
 _PASSES = 5
+# The texts are the store's own train documents: by the same hash none of them is in the lowest
+# share that was held out there, so a larger share has to be held out here.
+_HELD_OUT = 0.3
 _CHARS_PER_TOKEN = 8
 
 
@@ -40,7 +43,10 @@ def run(material: Material) -> Figures:
         corpus = Corpus.from_texts(
             list(islice(texts, n_tokens // _CHARS_PER_TOKEN)), "stored texts"
         )
-        store = collect(lm, corpus, material.site, n_tokens, Path(folder, "store"), resume=False)
+        store = collect(
+            lm, corpus, material.site, n_tokens, Path(folder, "store"), held_out=_HELD_OUT,
+            resume=False,
+        )  # fmt: skip
         material.tell("random weights: train", 1, 3)
         settings = {} if sae.config.k is None else {"k": sae.config.k}
         trained = material.train(
