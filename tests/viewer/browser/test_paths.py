@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -54,3 +52,35 @@ def test_a_text_is_read_and_its_strongest_latent_opened(page: Page) -> None:
     first.click()
     expect(page).to_have_url(re.compile(rf"/f/{latent[1] if latent else ''}\b"))
     expect(page.locator(".contexts > li").first).to_be_visible()
+
+
+def test_steering_by_slider_is_kept_in_the_link(fresh: Callable[..., Page], page: Page) -> None:
+    page.goto("/steer?n=6")
+    ready(page)
+    finder = page.get_by_role("combobox", name="Add a feature to edit")
+    finder.fill("220")
+    page.get_by_role("option").filter(has_text="220").first.click()
+    page.get_by_role("textbox", name="Prompt").fill("My favourite thing in the world is")
+    slider = page.get_by_role("slider", name="Strength of feature 220")
+    slider.focus()
+    page.keyboard.press("End")
+    expect(page).to_have_url(re.compile(r"e=220(=|%3D)add(:|%3A)1\.5norm"))
+    page.get_by_role("button", name="Continue both").click()
+    told = answers(page)
+    assert told["default"] != told["steered"]
+    expect(page.locator(".cost")).to_contain_text("KL")
+    other = fresh()  # the link, opened by somebody who has never been here
+    other.goto(page.url)
+    ready(other)
+    assert answers(other) == told
+    expect(other.get_by_role("slider", name="Strength of feature 220")).to_have_value("1.5")
+
+
+def answers(page: Page) -> dict[str, str]:
+    """Both texts, once they are written to their ends."""
+    told = {}
+    for name in ("default", "steered"):
+        panel = page.locator(f".ans.{name}")
+        expect(panel.get_by_role("status")).to_contain_text("tokens", timeout=120_000)
+        told[name] = panel.locator(".said").inner_text()
+    return told
