@@ -1,0 +1,171 @@
+"""Results of several SAEs side by side: one row each, one column a figure, and Pareto fronts.
+
+Reads what `eval --suite` wrote, and the plain results of `eval`; what a result does not hold is
+null, and SAEs are never ranked by a figure that one of them lacks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monoscope.errors import ConfigError, FormatError
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure: where it stands in a result, how it is written, and whether less is better."""
+
+    key: str
+    title: str
+    path: tuple[str, ...]
+    form: str = ".3f"
+    less: bool | None = None
+
+
+COLUMNS = (
+    Column("fvu", "FVU", ("core", "fvu"), ".3f", True),
+    Column("l0", "L0", ("core", "l0"), ".1f", True),
+    Column("dead", "dead", ("core", "dead_fraction"), ".1%", True),
+    Column("delta_ce", "ΔCE", ("core", "delta_ce"), "+.3f", True),
+    Column("kl", "KL", ("core", "kl"), ".3f", True),
+    Column("recovered", "recovered", ("core", "loss_recovered_zero"), ".3f", False),
+    Column("probe_1", "probe k=1", ("probing", "mean", "sae", "1", "auc", "mean"), ".3f", False),
+    Column("probe_5", "probe k=5", ("probing", "mean", "sae", "5", "auc", "mean"), ".3f", False),
+    Column("dense", "dense probe", ("probing", "mean", "dense", "auc", "mean")),
+    Column("mcc", "world MCC", ("worlds", "superposed", "sae", "mcc"), ".3f", False),
+    Column("world_f1", "world F1", ("worlds", "superposed", "sae", "f1"), ".3f", False),
+    Column("absorption", "absorption", ("letters", "sae", "absorption", "mean"), ".3f", True),
+    Column(
+        "ablation", "ablation", ("ablation", "by_basis", "sae", "10", "score", "mean"), ".3f", False
+    ),
+    Column("stability", "found again", ("stability", "between_seeds", "found"), ".1%", False),
+    Column("rank", "eff. rank", ("geometry", "decoder", "effective_rank"), ".0f"),
+    Column(
+        "label_auc", "label AUC", ("label_scores", "scores", "label_auc", "median"), ".3f", False
+    ),
+)
+
+FRONTS = (("l0", "fvu"), ("l0", "delta_ce"), ("l0", "probe_1"), ("fvu", "probe_1"))
+"""Pairs of figures worth a plot: across, up."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One SAE's figures, by column key; null where its result does not hold one."""
+
+    name: str
+    figures: dict[str, float | None]
+    families: Mapping[str, Any]
+
+    def cells(self) -> list[str]:
+        """The figures as they are written, – for null."""
+        return [
+            "–" if self.figures[c.key] is None else format(self.figures[c.key], c.form)
+            for c in COLUMNS
+        ]
+
+
+def read_results(paths: Sequence[str | Path]) -> list[Row]:
+    """The rows of result files, named by file, or by folder where files are named alike.
+
+    Raises FormatError for a file that is no evaluation of monoscope's, ConfigError for none.
+    """
+    if not paths:
+        raise ConfigError("no results to report on", hint="Give files that `eval --out` wrote.")
+    files = [Path(path) for path in paths]
+    stems = [file.stem for file in files]
+    names = [
+        stem if stems.count(stem) == 1 else f"{file.parent.name}/{stem}"
+        for file, stem in zip(files, stems, strict=True)
+    ]
+    for i, name in enumerate(names):  # the same file twice, or alike to the folder
+        if names.index(name) != i:
+            names[i] = str(files[i])
+    return [row(name, families_of(file)) for name, file in zip(names, files, strict=True)]
+
+
+def families_of(path: Path) -> dict[str, Any]:
+    """The figures by family that a result file holds.
+
+    Raises FormatError unless the file is a result of `eval`, with or without a suite.
+    """
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise FormatError(f"cannot read the result {path}", got=exc) from exc
+    if isinstance(held, dict) and isinstance(held.get("figures"), dict):
+        held = held["figures"]  # as a stage of the demo keeps it
+    if isinstance(held, dict) and "fvu" in held and "baselines" in held:
+        return {"core": held}
+    try:
+        families = held["eval_result_unstructured"]["monoscope"]["families"]
+        families["core"]["fvu"]
+    except (KeyError, TypeError) as exc:
+        raise FormatError(
+            f"{path} is no evaluation of monoscope's",
+            expected="a file written by `eval --out`",
+        ) from exc
+    return dict(families)
+
+
+def row(name: str, families: Mapping[str, Any]) -> Row:
+    """The figures of COLUMNS among the families'."""
+    return Row(name, {c.key: _at(families, c.path) for c in COLUMNS}, families)
+
+
+def baseline_rows(families: Mapping[str, Any]) -> list[Row]:
+    """The baselines of a result as rows of their own: random SAE, raw neurons, PCA, mean."""
+    core = families["core"].get("baselines") or {}
+    found = []
+    for name, figures in core.items():
+        parts: dict[str, Any] = {"core": figures}
+        means = (families.get("probing") or {}).get("mean") or {}
+        if name in means:
+            parts["probing"] = {"mean": {"sae": means[name]}}
+        by_basis = (families.get("ablation") or {}).get("by_basis") or {}
+        if name in by_basis:
+            parts["ablation"] = {"by_basis": {"sae": by_basis[name]}}
+        world = (families.get("worlds") or {}).get("superposed") or {}
+        if name in world:
+            parts["worlds"] = {"superposed": {"sae": world[name]}}
+        letters = (families.get("letters") or {}).get(name)
+        if letters:
+            parts["letters"] = {"sae": letters}
+        found.append(row(name, parts))
+    return found
+
+
+def shown(rows: Iterable[Row]) -> list[Column]:
+    """The columns that at least one row has a figure for."""
+    held = list(rows)
+    return [c for c in COLUMNS if any(r.figures[c.key] is not None for r in held)]
+
+
+def front(points: Sequence[tuple[float, float]], less: tuple[bool, bool]) -> list[int]:
+    """Which points no other beats in both figures at once, from left to right.
+
+    less: for each axis, whether less is better. A point equal to another stays.
+    """
+    signed = [(x if less[0] else -x, y if less[1] else -y) for x, y in points]
+    kept = [
+        i
+        for i, (x, y) in enumerate(signed)
+        if not any(a <= x and b <= y and (a < x or b < y) for a, b in signed)
+    ]
+    return sorted(kept, key=lambda i: points[i])
+
+
+def column(key: str) -> Column:
+    """The column called `key`."""
+    return next(c for c in COLUMNS if c.key == key)
+
+
+def _at(families: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
+    held: Any = families
+    for part in path:
+        held = held.get(part) if isinstance(held, Mapping) else None
+    return float(held) if isinstance(held, int | float) else None
