@@ -13,7 +13,7 @@ function Line({ latent, value, share, aside, pins, toggle, facts }) {
   const at = pins.indexOf(latent);
   const fact = facts[latent];
   return html`<li class="lat"><button class="pin ${at >= 0 ? `p${at}` : ""}" type="button" aria-pressed=${at >= 0} disabled=${at < 0 && pins.length >= MOST_PINS}
-      aria-label=${`${at >= 0 ? "Unpin" : "Pin"} ${latent}`} title=${at >= 0 ? "unpin" : "pin as a coloured row"} onClick=${() => toggle(latent)}>${at >= 0 ? at + 1 : "+"}</button>
+      aria-label=${at >= 0 ? `${at + 1}: unpin ${latent}` : `+ pin ${latent}`} title=${at >= 0 ? "unpin" : "pin as a coloured row"} onClick=${() => toggle(latent)}>${at >= 0 ? at + 1 : "+"}</button>
     <a class="num" href=${link(`/f/${latent}`)}>${latent}</a>
     <a class="grow" href=${link(`/f/${latent}`)} tabindex="-1" title=${fact?.label || ""}>${fact?.label || "no label"}</a>
     ${fact?.density > DENSE && html`<span class="chip" title=${`fires on ${percent(fact.density)} of all tokens`}>dense</span>`}
@@ -48,7 +48,7 @@ export function More({ rows, side, ...common }) {
 /** The pinned latents as a key to the colours. @param {Common & {texts: {name: string, text: import("./strip.js").LensText}[]}} props */
 export function Pinned({ pins, toggle, facts, texts }) {
   if (!pins.length) return null;
-  return html`<ul class="pins" aria-label="Pinned latents">${pins.map((latent, i) => html`<li key=${latent}><button class="pin p${i}" type="button" aria-label=${`Unpin ${latent}`} title="unpin" onClick=${() => toggle(latent)}>${i + 1}</button>
+  return html`<ul class="pins" aria-label="Pinned latents">${pins.map((latent, i) => html`<li key=${latent}><button class="pin p${i}" type="button" aria-label=${`${i + 1}: unpin ${latent}`} title="unpin" onClick=${() => toggle(latent)}>${i + 1}</button>
     <a class="num" href=${link(`/f/${latent}`)}>${latent}</a><span class="grow">${facts[latent]?.label || "no label"}</span>
     ${texts.map(({ name, text }) => html`<span key=${name} class="num dim">${name && `${name} `}${told(text, latent)}</span>`)}</li>`)}</ul>`;
 }
