@@ -38,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 
 def measured(summary: dict[str, Any]) -> dict[str, Any]:
-    """The figures of each stage that depend on what was asked and not on the clock or the folder."""
+    """What each stage found, without what depends on the clock or the folder."""
 
     def still(value: Any) -> Any:
         if isinstance(value, dict):
