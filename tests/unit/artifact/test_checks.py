@@ -91,9 +91,7 @@ def test_what_an_imported_sae_does_not_say_is_not_checked(sae, store, provenance
 def test_a_model_without_a_store(sae, lm):
     assert check_model(sae, lm) == Site("resid_post", 0)
     lm.width = lambda site: 99
-    with pytest.raises(
-        MismatchError, match=r"widths at resid_post\.0: got 99; expected 12"
-    ):
+    with pytest.raises(MismatchError, match=r"widths at resid_post\.0: got 99; expected 12"):
         check_model(sae, lm)
     lm.identity["weights"] = "c" * 64
     with pytest.raises(MismatchError, match=r"another weights than the SAE's"):
