@@ -62,7 +62,9 @@ def imported_by(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
+            names = {alias.name for alias in node.names}
+            # The error with which a reader refuses pickled code may be named.
+            found |= {node.module.split(".")[0]} if names - {"UnpicklingError"} else set()
     return found
 
 

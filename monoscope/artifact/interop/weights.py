@@ -7,11 +7,11 @@ with allow_pickle=False, and what needs more than that is refused.
 from __future__ import annotations
 
 import json
-import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError  # what torch.load(weights_only=True) refuses code with
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ def read_torch(path: Path) -> dict[str, Any]:
             value = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise FormatError(f"{path} is missing") from error
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
             what = f"{path} holds pickled code, which is not run"
             raise FormatError(what, got=_culprit(error), hint=_PICKLE) from error
