@@ -70,7 +70,9 @@ def export_html(
     """Write the viewer of an atlas as static files; open out/index.html.
 
     runs: folder of runs and other atlases, default the one around the atlas. n_features: at most so
-    many, the most interesting first; default all. Returns n_features, n_documents, bytes, out.
+    many, those a person labelled first, then the most interesting; default all.
+
+    Returns n_features, n_documents, bytes, out.
 
     Raises FormatError for a bad atlas, OutputError for a folder that holds something else,
     ConfigError for n_features below 1.
@@ -130,9 +132,11 @@ class _Writer:
         return {"n_features": len(latents), "of": of, "n_documents": len(documents)}
 
     def _chosen(self, n: int | None) -> list[int]:
-        order = "ORDER BY interest DESC, latent" if n is not None else "ORDER BY latent"
+        # What somebody labelled comes before what might interest somebody.
+        human = "label_method IS NOT DISTINCT FROM 'human'"
         limit = "" if n is None else f"LIMIT {int(n)}"
-        rows = self.state.catalogue.ask(f"SELECT latent FROM rows {order} {limit}")
+        order = f"ORDER BY {human} DESC, interest DESC, latent {limit}"
+        rows = self.state.catalogue.ask(f"SELECT latent FROM rows {order}")
         return sorted(row["latent"] for row in rows)
 
     def _rows(self, latents: list[int]) -> Iterator[Any]:

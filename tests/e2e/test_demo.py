@@ -42,7 +42,7 @@ def measured(summary: dict[str, Any]) -> dict[str, Any]:
 
     def still(value: Any) -> Any:
         if isinstance(value, dict):
-            moving = ("out", "tokens_per_s", "seconds", "build")
+            moving = ("out", "tokens_per_s", "tokens_per_step_second", "seconds", "build")
             return {k: still(v) for k, v in value.items() if k not in moving}
         return value
 
