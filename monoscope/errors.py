@@ -84,6 +84,10 @@ class OutputError(InputError):
     """An output folder that cannot be written as asked."""
 
 
+class EndpointError(InputError):
+    """A language model's endpoint that is down, slow or refuses."""
+
+
 class AssetError(InputError):
     """An embedded package that is missing or altered."""
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from monoscope.cli import explainer as ask
 from monoscope.cli import options as opt
 from monoscope.cli.assess import evaluate, one_model, report
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
@@ -199,10 +200,33 @@ def label(
     tokens: Annotated[
         int, typer.Option("--tokens", metavar="N", help="Train tokens that rules are made on.")
     ] = 200_000,
+    explainer_url: ask.Url = None,
+    explainer_model: ask.Model = None,
+    latents: ask.Latents = None,
+    n: ask.N = None,
+    n_items: ask.Items = None,
+    prompts: ask.PromptsDir = None,
+    price_in: ask.PriceIn = None,
+    price_out: ask.PriceOut = None,
+    max_cost: ask.MaxCost = None,
+    concurrency: ask.Concurrency = None,
+    rate: ask.Rate = None,
+    timeout: ask.Timeout = None,
+    cache: ask.CacheDir = None,
+    dry_run: ask.DryRun = False,
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
 ) -> None:
-    """Give each feature a rule as its label, with a score on held-out documents."""
+    """Give each feature a rule as its label, with a score on held-out documents.
+
+    With --explainer-url, a language model names features and judges the names instead.
+    """
+    asked = ask.Asked(
+        explainer_url, explainer_model, latents, n, n_items, prompts, price_in, price_out,
+        max_cost, concurrency, rate, timeout, cache, dry_run, seed,
+    )  # fmt: skip
+    if asked.wanted:
+        return ask.explain(atlas, sae, store, asked, as_json)
     from monoscope.artifact import load_sae
     from monoscope.data.store import ActivationStore
     from monoscope.features.atlas import load_atlas

@@ -25,8 +25,9 @@ class Bar:
     As a context manager; `at` takes what `progress=` of the rooms is called with.
     """
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, unit: str = "tokens") -> None:
         self.task, self.started, self.said = task, time.monotonic(), time.monotonic()
+        self.unit = unit
         self.first: int | None = None
         self.bar: Progress | None = None
         self.id: TaskID | None = None
@@ -57,7 +58,7 @@ class Bar:
         if self.first is None:
             self.first, self.started = (done, now) if done < total else (0, self.started)
         rate = (done - self.first) / max(now - self.started, 1e-9)
-        said = f"{done:,} of {total:,} tokens, {rate:,.0f}/s{extra}"
+        said = f"{done:,} of {total:,} {self.unit}, {rate:,.0f}/s{extra}"
         if self.bar is not None and self.id is not None:
             self.bar.update(self.id, completed=done, total=total, said=said)
         elif now - self.said >= LINE_SECONDS:

@@ -91,7 +91,7 @@ def label(
     Raises MismatchError if atlas, SAE and store do not belong together; DataError if the train
     split is empty.
     """
-    _check(atlas, sae, store)
+    check_same(atlas, sae, store)
     n_tokens = min(n_tokens, sum(info.n_tokens for info in store.shards("train")))
     n_held_out = min(n_held_out, sum(info.n_tokens for info in store.shards("held_out")))
     total = n_tokens + n_held_out
@@ -196,7 +196,8 @@ def summarise(
     }
 
 
-def _check(atlas: Atlas, sae: SAE, store: ActivationStore) -> None:
+def check_same(atlas: Atlas, sae: SAE, store: ActivationStore) -> None:
+    """Raise MismatchError unless the atlas is of this SAE, and both go with the store."""
     check_together(sae, store, None)
     indexed = atlas.manifest["sae"]["hash"]
     if indexed != weights_hash(sae):

@@ -18,6 +18,7 @@ MANIFEST = "atlas.json"
 FORMAT = "monoscope.atlas"
 SCHEMA_VERSION = 1
 ANNOTATIONS = "annotations.sqlite"
+EXPLAINED = "explanations.json"  # the summary of the last run that asked a language model
 BUILD = b"monoscope.build"  # key in each table's metadata: which index run wrote it
 
 _STRINGS, _FLOATS = pa.list_(pa.string()), pa.list_(pa.float32())
@@ -88,7 +89,31 @@ SCHEMAS = {
 }
 
 # Tables that an atlas may lack.
-OPTIONAL = {"map": pa.schema({"latent": pa.int64(), "x": pa.float32(), "y": pa.float32()})}
+OPTIONAL = {
+    "map": pa.schema({"latent": pa.int64(), "x": pa.float32(), "y": pa.float32()}),
+    "explanations": pa.schema(
+        {
+            "latent": pa.int64(),
+            "explanation": pa.string(),
+            "model": pa.string(),
+            "n_excerpts": pa.int64(),
+            **{
+                f"{test}_{figure}": pa.float64()
+                for test in ("detection", "fuzzing", "contrast", "shuffled")
+                for figure in ("auc", "accuracy", "sensitivity", "specificity")
+            },
+            "n_positive": pa.int64(),
+            "n_random": pa.int64(),
+            "n_hard": pa.int64(),
+            "n_marked": pa.int64(),
+            "n_failed": pa.int64(),
+            "evidence": pa.string(),
+            "rule_label": pa.string(),
+            "rule_f1": pa.float64(),
+            "rule_auc": pa.float64(),
+        }
+    ),
+}
 
 # Small groups let a reader fetch one latent, or a few documents, without reading the rest.
 _GROUP_ROWS = {
@@ -97,6 +122,7 @@ _GROUP_ROWS = {
     "contexts": 256,
     "neighbours": 65_536,
     "map": 65_536,
+    "explanations": 1024,
 }
 
 
