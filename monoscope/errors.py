@@ -11,6 +11,7 @@ MonoscopeError                 the root: catch this to catch them all
 │   ├── DataError              activations that cannot be used (NaN, wrong shape, too few)
 │   ├── FormatError            a file on disk that is damaged, foreign or from a newer version
 │   ├── OutputError            an output folder that cannot be written as asked
+│   ├── EndpointError          a language model's endpoint that is down, slow or refuses
 │   └── AssetError             an embedded package that is missing or altered
 └── TrainingError              a run that stopped itself; the last good checkpoint stands
 
