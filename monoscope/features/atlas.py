@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from monoscope.errors import ConfigError, FormatError, LatentError, nearest
 from monoscope.features import queries, schema
 from monoscope.features.annotations import Annotations
+from monoscope.features.explain import table as explained
 from monoscope.features.feature import Example, Feature, Neighbour, Row
 
 Rows = list[Row]  # named here, because within the class `list` is a method
@@ -83,10 +84,14 @@ class Atlas:
         latent = self.require(latent)
         human = self._human()
         row = self._ask(queries.FEATURE, {"latent": latent, **human})[0]
+        told = explained.explanation(self.folder, self.manifest["build"], latent)
+        if told is not None and row["rule_method"] == explained.METHOD:
+            row["rule_label"] = told["rule_label"]
         return Feature(
             latent=latent,
             label_rule=None if row["label_rule"] is None else json.loads(row["label_rule"]),
             examples=self._examples(latent),
+            explanation=told,
             neighbours=[
                 Neighbour(**pair)
                 for pair in self._ask(queries.NEIGHBOURS, {"latent": latent, **human})

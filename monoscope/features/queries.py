@@ -13,7 +13,8 @@ WITH human AS (
     SELECT features.* EXCLUDE (label, label_method, label_f1, label_auc, label_base),
         coalesce(human.text, features.label) AS label,
         features.label AS rule_label,
-        CASE WHEN human.text IS NULL THEN label_method ELSE 'human' END AS label_method,
+        features.label_method AS rule_method,
+        CASE WHEN human.text IS NULL THEN features.label_method ELSE 'human' END AS label_method,
         CASE WHEN human.text IS NULL THEN label_f1 END AS label_f1,
         CASE WHEN human.text IS NULL THEN label_auc END AS label_auc,
         CASE WHEN human.text IS NULL THEN label_base END AS label_base
@@ -21,8 +22,9 @@ WITH human AS (
 )"""
 
 # interest = quality · commonness · variety · evidence · words, each from 0 to 1:
-#   quality     how far the label's held-out F1 beats its base; 1 for a human's label; 0.05 without
-#               a measured label, so that an unlabelled atlas still has an order
+#   quality     how far the label's held-out F1 beats its base, or a language model's label's AUC
+#               beats ½, out of what it could; 1 for a human's label; 0.05 without a measured
+#               label, so that an unlabelled atlas still has an order
 #   commonness  exp(−(log10 density + 3)² / 2): highest where one token in a thousand fires
 #   variety     different tokens among the top contexts, up to 4 of them: below 1, a token detector
 #   evidence    top contexts found, of the 20 kept
@@ -43,6 +45,7 @@ ROWS = f"""{KNOWN}, tops AS (
         known.max AS peak,
         CASE WHEN n_active = 0 THEN 0.0 ELSE
             (CASE WHEN label_method = 'human' THEN 1.0
+                  WHEN label_method = 'llm' THEN greatest(2 * coalesce(label_auc, 0.5) - 1, 0.0)
                   WHEN label_f1 IS NULL THEN 0.05
                   ELSE greatest(label_f1 - coalesce(label_base, 0.0), 0.0) END)
             * exp(-0.5 * pow(log10(density) + 3.0, 2))

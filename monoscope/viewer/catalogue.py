@@ -50,7 +50,9 @@ _TERMS = (
     WHERE entry.value >= {LEAST_SHARE} ORDER BY name""",
 )
 
-_QUALITY = """CASE WHEN $text IS NOT NULL THEN 1.0 WHEN rule_f1 IS NULL THEN 0.05
+_QUALITY = """CASE WHEN $text IS NOT NULL THEN 1.0 
+    WHEN rule_method = 'llm' THEN greatest(2 * coalesce(rule_auc, 0.5) - 1, 0.0)
+    WHEN rule_f1 IS NULL THEN 0.05
     ELSE greatest(rule_f1 - coalesce(rule_base, 0.0), 0.0) END"""
 _EDITED = """
 UPDATE rows SET label = coalesce($text, rule_label),

@@ -83,6 +83,8 @@ def label(atlas: Atlas, feature: Feature) -> s.Label:
     """What a feature is called and why; the rule's own scores stand even under a human's label."""
     rule = feature.label_rule or {}
     held: Mapping[str, Any] = rule.get("held_out") or {}
+    if feature.label_method == "llm":
+        held = {}
     return s.Label(
         text=feature.label,
         method=feature.label_method,
@@ -91,6 +93,7 @@ def label(atlas: Atlas, feature: Feature) -> s.Label:
         base=feature.label_base,
         rule_text=feature.rule_label,
         rule=feature.label_rule,
+        explanation=feature.explanation,
         n_changes=len(atlas.notebook.history(feature.latent)),
     )
 

@@ -55,8 +55,10 @@ class FeaturePage(BaseModel):
 class Label(BaseModel):
     """What a latent is called, and how that was got.
 
-    method: "human", "rule" or null. f1, auc: of the rule on held-out documents, base: the share of
-    held-out tokens on which the latent fires. rule: the rule as data with its counts.
+    method: "human", "llm", "rule" or null. f1, auc: of the rule on held-out documents, base: the
+    share of held-out tokens on which the latent fires. rule: the rule as data with its counts.
+    explanation: a language model's words with their scores and evidence, used as the label or not;
+    under "llm", auc is its detection AUC and f1 is null.
     """
 
     text: str | None
@@ -66,6 +68,7 @@ class Label(BaseModel):
     base: float | None
     rule_text: str | None
     rule: dict[str, Any] | None
+    explanation: dict[str, Any] | None
     n_changes: int
 
 

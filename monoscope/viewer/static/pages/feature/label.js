@@ -25,6 +25,7 @@ function Source({ label, dead }) {
   if (label.method === "human") {
     return html`<span class="score">your label</span>${label.rule_text && html`<span>, the rule says ${visible(label.rule_text)} <${Scores} label=${label} /></span>`}`;
   }
+  if (label.method === "llm") return html`<span>named by ${visible(label.explanation?.model || "a language model")} and judged by it on excerpts of held-out documents: <${Judged} told=${label.explanation} /></span>${label.rule_text && html`<span>; the rule says ${visible(label.rule_text)}</span>`}`;
   if (!label.text && dead) return "nothing to label";
   if (!label.text) return "no label: it fired too rarely, or the atlas was not labelled (monoscope label)";
   return html`<span>labelled by rule (<${Rule} rule=${label.rule} />), scored on documents it was not chosen on: <${Scores} label=${label} /></span>`;
@@ -36,6 +37,18 @@ function Scores({ label }) {
   if (label.f1 === null) return html`<span>no score${held ? ` (${whole(held.n_fired)} held-out firings, too few)` : ""}</span>`;
   return html`<span class="tabular"><b class=${label.f1 >= 0.5 ? "score" : ""} title="2·TP / (rule fires + latent fires), on held-out tokens">F1 ${label.f1.toFixed(2)}</b>, <span title="(true-positive rate + true-negative rate) / 2; a coin gets 0.50">AUC ${label.auc.toFixed(2)}</span>
     ${held ? html` <span title="of the rule's firings, how many are the latent's; of the latent's, how many the rule finds">(precision ${held.precision.toFixed(2)}, recall ${held.recall.toFixed(2)}; ${whole(held.n_fired)} firings in ${whole(held.n_tokens)} held-out tokens)</span>` : ""}</span>`;
+}
+
+/** A judge's scores; a coin gets 0.50. @param {{told: any}} props */
+function Judged({ told }) {
+  const shown = [
+    ["detection", "AUC of telling excerpts on which it fires from excerpts on which it is silent"],
+    ["contrast", "the same against excerpts on which only its neighbours fire"],
+    ["fuzzing", "AUC of telling its own tokens from others in the same excerpt"],
+    ["shuffled", "detection with another feature's explanation: what the judge gets for nothing"],
+  ].filter(([test]) => typeof told?.[`${test}_auc`] === "number");
+  if (!shown.length) return html`<span>no score</span>`;
+  return html`<span class="tabular">AUC ${shown.map(([test, title], i) => html`<span key=${test} title=${title}>${i ? ", " : ""}${test} ${told[`${test}_auc`].toFixed(2)}</span>`)}</span>`;
 }
 
 /** @param {{rule: any}} props */
