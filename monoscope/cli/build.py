@@ -205,6 +205,7 @@ def label(
     latents: ask.Latents = None,
     n: ask.N = None,
     n_items: ask.Items = None,
+    n_control: ask.Controls = None,
     prompts: ask.PromptsDir = None,
     price_in: ask.PriceIn = None,
     price_out: ask.PriceOut = None,
@@ -222,8 +223,8 @@ def label(
     With --explainer-url, a language model names features and judges the names instead.
     """
     asked = ask.Asked(
-        explainer_url, explainer_model, latents, n, n_items, prompts, price_in, price_out,
-        max_cost, concurrency, rate, timeout, cache, dry_run, seed,
+        explainer_url, explainer_model, latents, n, n_items, n_control, prompts,
+        price_in, price_out, max_cost, concurrency, rate, timeout, cache, dry_run, seed,
     )  # fmt: skip
     if asked.wanted:
         return ask.explain(atlas, sae, store, asked, as_json)

@@ -26,6 +26,7 @@ Model = _flag("--explainer-model", str | None, "its name there.", "M")
 Latents = _flag("--latents", str | None, "those to label, such as 3,17,40-49.", "L")
 N = _flag("--n", int | None, f"how many, drawn at random. Default: {DEFAULT_N}.", "N")
 Items = _flag("--items", int | None, "excerpts of each kind it judges. Default: 10.", "N")
+Controls = _flag("--controls", int | None, "features of each control. Default: 10.", "N")
 PromptsDir = _flag("--prompts", str | None, "a folder whose .md files replace ours.", "DIR")
 PriceIn = _flag("--price-in", float | None, "price of a million tokens read.", "P")
 PriceOut = _flag("--price-out", float | None, "price of a million tokens written.", "P")
@@ -49,6 +50,7 @@ class Asked:
     latents: str | None
     n: int | None
     items: int | None
+    controls: int | None
     prompts: str | None
     price_in: float | None
     price_out: float | None
@@ -84,7 +86,9 @@ class Asked:
         """How much is asked."""
         from monoscope.features.explain.plan import Settings
 
-        named = {"n_items": self.items, "concurrency": self.concurrency}
+        named = {
+            "n_items": self.items, "n_control": self.controls, "concurrency": self.concurrency,
+        }  # fmt: skip
         given: dict[str, Any] = {k: v for k, v in named.items() if v is not None}
         return Settings(seed=self.seed, **given)
 
@@ -111,8 +115,9 @@ def explain(atlas: str, sae: str, store: str, asked: Asked, as_json: bool) -> No
     budget = Budget(Prices(asked.price_in, asked.price_out), asked.max_cost)
     assert asked.url is not None and asked.model is not None
     held, timeout = load_atlas(atlas), 120.0 if asked.timeout is None else asked.timeout
-    latents = pick(held, asked.n or DEFAULT_N, asked.seed)
-    if asked.latents is not None:
+    if asked.latents is None:
+        latents = pick(held, asked.n or DEFAULT_N, asked.seed)
+    else:
         latents = [held.require(latent) for latent in parse_latents(asked.latents)]
     folder = Path(asked.cache) if asked.cache else assets.cache_dir() / "explain"
     with (
@@ -141,7 +146,10 @@ def parse_latents(text: str) -> list[int]:
         low, dash, high = part.strip().partition("-")
         if not low.isdecimal() or (dash and not high.isdecimal()):
             raise ConfigError("bad --latents", got=repr(text), expected="such as 3,17,40-49")
-        out += range(int(low), int(high or low) + 1)
+        numbers = range(int(low), int(high or low) + 1)
+        if not numbers:
+            raise ConfigError("bad --latents", got=repr(part), expected="a range that ascends")
+        out += numbers
     return out
 
 

@@ -2,6 +2,9 @@
 
 Reads the atlas's own table (docs/design/architecture.md), whatever method wrote the labels; new
 score columns named label_… that hold numbers are summed up like the first ones.
+
+A language model's scores are of another kind (windows of text, not tokens) and of a sample of the
+latents, so they stand apart under `explanations`, with the controls of their own run.
 """
 
 from __future__ import annotations
@@ -18,16 +21,18 @@ from monoscope.evals.cache import Figures
 from monoscope.evals.material import Material
 from monoscope.files import sha256_file
 
-VERSION = 1
+VERSION = 2
 _NO_SCORES = ("label_base",)  # a share of tokens, not a judgement of the label
 _TABLE, _ABOUT, _SUMMARY = "features.parquet", "atlas.json", "labels.json"
+_EXPLAINED, _BY_MODEL = "explanations.json", "llm"
+_TOLD = ("model", "n_latents", "n_explained", "n_scored", "auc", "control", "n_failed", "failures")
 
 
 def depends(material: Material) -> Figures:
     """The atlas's labels as they are now."""
     if material.atlas is None:
         return {"atlas": None}
-    held = [material.atlas / name for name in (_TABLE, _SUMMARY)]
+    held = [material.atlas / name for name in (_TABLE, _SUMMARY, _EXPLAINED)]
     return {"atlas": [sha256_file(path) for path in held if path.exists()]}
 
 
@@ -43,19 +48,35 @@ def run(material: Material) -> Figures:
     table = pq.read_table(folder / _TABLE)
     alive = int(np.count_nonzero(table["n_active"].to_numpy(zero_copy_only=False)))
     out: Figures = {"n_latents": len(table), "n_alive": alive, "scores": {}}
+    methods = table["label_method"].to_pylist() if "label_method" in table.column_names else []
+    scored = table
+    if methods:
+        scored = table.filter(pa.array([method != _BY_MODEL for method in methods]))
     for name in table.column_names:
-        column = table[name]
+        column = scored[name]
         if name in _NO_SCORES:
             continue
         if name.startswith("label_") and pa.types.is_floating(column.type):
             values = column.drop_null().to_numpy()
             out["scores"][name] = _summary(values, alive)
-    methods = table["label_method"].to_pylist() if "label_method" in table.column_names else []
     out["methods"] = {str(m): methods.count(m) for m in sorted({m for m in methods if m})}
     summary = folder / _SUMMARY
     if summary.exists():
         out["control"] = json.loads(summary.read_text(encoding="utf-8")).get("control")
+    out["explanations"] = _explanations(folder)
     return out
+
+
+def _explanations(folder: Path) -> Figures | None:
+    """What the last run that asked a language model found, if it was of this very atlas."""
+    path = folder / _EXPLAINED
+    if not path.exists():
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    if told.get("build") != about.get("build"):
+        return None
+    return {name: told[name] for name in _TOLD}
 
 
 def check_atlas(folder: Path, weights: str) -> None:
