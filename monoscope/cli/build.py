@@ -206,6 +206,7 @@ def label(
     n: ask.N = None,
     n_items: ask.Items = None,
     n_control: ask.Controls = None,
+    answer_tokens: ask.AnswerTokens = None,
     prompts: ask.PromptsDir = None,
     price_in: ask.PriceIn = None,
     price_out: ask.PriceOut = None,
@@ -223,7 +224,7 @@ def label(
     With --explainer-url, a language model names features and judges the names instead.
     """
     asked = ask.Asked(
-        explainer_url, explainer_model, latents, n, n_items, n_control, prompts,
+        explainer_url, explainer_model, latents, n, n_items, n_control, answer_tokens, prompts,
         price_in, price_out, max_cost, concurrency, rate, timeout, cache, dry_run, seed,
     )  # fmt: skip
     if asked.wanted:

@@ -27,6 +27,7 @@ Latents = _flag("--latents", str | None, "those to label, such as 3,17,40-49.", 
 N = _flag("--n", int | None, f"how many, drawn at random. Default: {DEFAULT_N}.", "N")
 Items = _flag("--items", int | None, "excerpts of each kind it judges. Default: 10.", "N")
 Controls = _flag("--controls", int | None, "features of each control. Default: 10.", "N")
+AnswerTokens = _flag("--answer-tokens", int | None, "longest answer. Default: 300.", "N")
 PromptsDir = _flag("--prompts", str | None, "a folder whose .md files replace ours.", "DIR")
 PriceIn = _flag("--price-in", float | None, "price of a million tokens read.", "P")
 PriceOut = _flag("--price-out", float | None, "price of a million tokens written.", "P")
@@ -51,6 +52,7 @@ class Asked:
     n: int | None
     items: int | None
     controls: int | None
+    answer_tokens: int | None
     prompts: str | None
     price_in: float | None
     price_out: float | None
@@ -88,6 +90,7 @@ class Asked:
 
         named = {
             "n_items": self.items, "n_control": self.controls, "concurrency": self.concurrency,
+            "answer_tokens": self.answer_tokens,
         }  # fmt: skip
         given: dict[str, Any] = {k: v for k, v in named.items() if v is not None}
         return Settings(seed=self.seed, **given)

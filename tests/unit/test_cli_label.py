@@ -67,14 +67,14 @@ def test_flags_are_passed_on(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: store)
     monkeypatch.setattr("monoscope.features.atlas.load_atlas", lambda path: atlas)
     args = "--latents 4-5 --items 7 --price-in 1 --price-out 2 --max-cost 3 --concurrency 2"
-    args += f" --rate 60 --timeout 9 --controls 5 --seed 4 --cache {tmp_path} --dry-run --json"
+    args += f" --rate 60 --timeout 9 --controls 5 --answer-tokens 99 --seed 4 --cache {tmp_path} --dry-run --json"
     code, out, err = run(capsys, *ASK, *args.split())
     assert (code, json.loads(out)) == (0, {"n_latents": 2})
     assert err == "label: about 9 questions, 5 tokens in and 4 out; cost: about 0.25\n"
     assert got["latents"] == [4, 5] and got["dry_run"] is True
     settings, budget, endpoint = got["settings"], got["budget"], got["endpoint"]
     assert (settings.n_items, settings.concurrency, settings.seed) == (7, 2, 4)
-    assert settings.n_control == 5
+    assert (settings.n_control, settings.answer_tokens) == (5, 99)
     assert (budget.prices.per_m_in, budget.prices.per_m_out, budget.max_cost) == (1, 2, 3)
     assert (endpoint.url, endpoint.timeout) == ("http://127.0.0.1:9/v1/chat/completions", 9)
     assert got["random_sae"].directions.shape == (8, 4) and got["random_sae"].k == 3

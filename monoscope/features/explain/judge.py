@@ -18,8 +18,7 @@ from monoscope.features.explain.journal import Journal
 from monoscope.features.explain.prompts import Prompts
 
 LONGEST = 300  # characters of an explanation
-EXPLAIN_TOKENS = 300  # of an answer at its longest
-ITEM_TOKENS = 20  # more of them for each excerpt judged
+ITEM_TOKENS = 6  # of an answer, for each excerpt judged
 GIVE_UP = 5  # questions in a row lost to the endpoint, after which it counts as gone
 _ITS_FAULT = ("down", "timeout", "rate_limit", "server", "html", "broken")
 _FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*(.*?)\s*```\s*$", re.DOTALL)
@@ -34,14 +33,20 @@ class Judge:
 
     failures: questions without a usable answer, by kind; they are never scored. spent, reused:
     what this run paid for, and what the journal already had. n_repaired: answers that needed a
-    second question, n_logprobs: batches judged by log-probabilities.
+    second question, n_logprobs: batches judged by log-probabilities. answer_tokens: the longest
+    answer; a model that thinks aloud before it answers needs more.
     """
 
     def __init__(
-        self, endpoint: Endpoint, prompts: Prompts, journal: Journal, budget: Budget
+        self,
+        endpoint: Endpoint,
+        prompts: Prompts,
+        journal: Journal,
+        budget: Budget,
+        answer_tokens: int = 300,
     ) -> None:
         self.endpoint, self.prompts, self.journal = endpoint, prompts, journal
-        self.budget = budget
+        self.budget, self.answer_tokens = budget, answer_tokens
         self.failures: Counter[str] = Counter()
         self.spent, self.reused = Usage(), Usage()
         self.n_repaired = self.n_logprobs = self.n_batches = 0
@@ -50,7 +55,7 @@ class Judge:
     def explain(self, excerpts: str) -> str | None:
         """An explanation of marked excerpts, on one line; None where none came."""
         messages = self.prompts.messages("explain", excerpts=excerpts)
-        return self._settle(messages, EXPLAIN_TOKENS, read_explanation, logprobs=False)
+        return self._settle(messages, self.answer_tokens, read_explanation, logprobs=False)
 
     def verdicts(self, prompt: str, explanation: str, batch: Sequence[Item]) -> list[float] | None:
         """P(yes) for each item of a batch, 0 or 1 where no log-probabilities come; None: failed."""
@@ -58,7 +63,7 @@ class Judge:
         messages = self.prompts.messages(
             prompt, n=len(batch), explanation=explanation, excerpts=excerpts
         )
-        most = EXPLAIN_TOKENS + ITEM_TOKENS * len(batch)
+        most = self.answer_tokens + ITEM_TOKENS * len(batch)
 
         def read(reply: Reply) -> tuple[list[float], bool]:
             return read_verdicts(reply, len(batch))

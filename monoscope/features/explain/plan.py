@@ -32,6 +32,7 @@ class Settings:
     n_items: windows of each kind in a latent's exam; batch: excerpts in one question (1: no
     excerpt can sway the judgement of another). n_tokens: held-out tokens, and train tokens for the
     random SAE, that windows of `width` tokens are cut from. n_control: latents of each control.
+    answer_tokens: the longest answer that is waited for.
     floor: detection AUC from which an explanation becomes the label.
 
     Raises ConfigError for a number out of range.
@@ -42,12 +43,14 @@ class Settings:
     width: int = 32
     n_tokens: int = 60_000
     n_control: int = 10
+    answer_tokens: int = 300
     concurrency: int = 4
     floor: float = 0.6
     seed: int = 0
 
     def __post_init__(self) -> None:
         least = {"n_items": LEAST, "batch": 1, "width": 4, "n_tokens": 1, "concurrency": 1}
+        least["answer_tokens"] = 1
         for name, low in (*least.items(), ("n_control", 0)):
             if getattr(self, name) < low:
                 raise ConfigError(

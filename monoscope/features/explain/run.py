@@ -77,7 +77,8 @@ def explain(
     if dry_run:
         return {"n_latents": len(cases), "estimated": bill(expected, budget.prices)}
     budget.approve(expected)
-    judge = Judge(endpoint, prompts, Journal(None) if journal is None else journal, budget)
+    kept = Journal(None) if journal is None else journal
+    judge = Judge(endpoint, prompts, kept, budget, settings.answer_tokens)
     _work(judge, cases, random, settings, progress)
     rows = [table_row(case, endpoint.model) for case in cases]
     n_labelled = save(atlas, rows, floor=settings.floor)
