@@ -114,7 +114,7 @@ def context(example: Example, scale: float) -> str:
 def _steering(steer: Mapping[str, Any]) -> str:
     writer = steer["writer"]
     if writer is None:
-        return "<p>No feature has a label good enough to try.</p>"
+        return "<p>No feature promises anything to try.</p>"
     rows = "".join(
         f"<tr>{''.join(f'<td>{text(s[key])}</td>' for key in ('prompt', 'default', 'steered'))}"
         f"<td>{s['relative_norm']:.2f}</td><td>{s['kl']:.2f}</td></tr>"
@@ -122,7 +122,8 @@ def _steering(steer: Mapping[str, Any]) -> str:
     )
     beaten = "" if writer["score"] > 0 else " No feature tried wrote better than its controls."
     return (
-        f"<p>Feature #{writer['latent']}, {text(steer['label'] or 'no label')}, added at "
+        f"<p>Feature #{writer['latent']}, {text(steer['label'] or 'no label')}, which promises "
+        f"{text(steer['promise'])}, added at "
         f"{writer['times_norm']:g} × the median norm; the best writer of "
         f"{steer['n_candidates']} features tried.{beaten}</p>"
         "<table><tr><th>prompt</th><th>default</th><th>steered</th><th>‖Δ‖/‖x‖</th><th>KL</th></tr>"

@@ -75,11 +75,12 @@ def _features(console: Console, features: Sequence[Feature]) -> None:
 
 def _steered(console: Console, steer: dict[str, Any]) -> None:
     if steer["writer"] is None:
-        _heading(console, "Steering: no feature has a label good enough to try")
+        _heading(console, "Steering: no feature promises anything to try")
         return
     writer = steer["writer"]
     about = f"#{writer['latent']} {visible(steer['label'] or '')}"
     _heading(console, f"Steered with {about}, {writer['times_norm']:g} × the median norm")
+    console.print(f"It promises {visible(steer['promise'])}.", markup=False, highlight=False)
     if writer["score"] <= 0:
         console.print("No feature tried wrote better than its controls; this is the best of them.")
     table = Table(expand=True, show_lines=True)

@@ -22,7 +22,8 @@ SAMPLE_PROMPTS = (
     "Today we are going to talk about",
     "The story begins with",
 )
-N_CANDIDATES, N_FINALISTS = 96, 8
+N_WORDS, N_KINDS, N_FINALISTS = 48, 128, 5
+STRENGTHS, SCREEN_AT = (0.3, 0.4, 0.5), 0.45
 DENSITY = (1e-4, 5e-2)
 _SHARED = 0.005  # a word that more than this share of latents fires on stands for none of them
 _OWNED = 0.9  # share of its activation on one metadata value that makes a latent that value's own
@@ -36,55 +37,59 @@ def steer_sample(
 ) -> dict[str, Any]:
     """Find the feature that writes best, and what the model says with it turned up.
 
-    The JSON of `steer` for the first prompt, all prompts under "samples", and the search under
-    "writer", which is None (and "samples" empty) if no feature promises anything to try.
-    """
-    promised = candidates(lm, sae, atlas, store)
-    if not promised:
-        return {"n_candidates": 0, "writer": None, "samples": []}
-    ranked = find_writers(
-        lm, sae, promised, n_finalists=N_FINALISTS, screen_at=0.4, strengths=(0.3, 0.4, 0.5),
-        seed=seed,
-    )  # fmt: skip
-    best = ranked[0]
-    edit = Add(sae, best.latent, times_norm=best.times_norm)
-    samples = []
-    for prompt in SAMPLE_PROMPTS:
-        said = generate(lm, prompt, edits=[edit], max_new_tokens=40, seed=seed)
-        samples.append({"prompt": prompt, **said.to_json()})
-    wanted = sorted(promised[best.latent].items(), key=lambda pair: -pair[1])
-    return {
-        **samples[0],
-        "n_candidates": len(promised),
-        "label": atlas.feature(best.latent).label,
-        "promised": [lm.token_text(token) for token, _ in wanted],
-        "writer": best.to_json(),
-        "samples": samples,
-    }
-
-
-def candidates(lm: LM, sae: SAE, atlas: Atlas, store: ActivationStore) -> Promises:
-    """The features worth trying, half of each kind, and what they promise to write.
-
-    Features of words promise the words that they fire on; features of one language, topic or source
-    promise the tokens typical of its documents.  Of each value those whose own direction points
-    at their promise best, by the logit lens: reading alone makes no writer.
+    Two kinds are tried: features of words promise the words that they fire on, features of one
+    metadata value (a language, say) the tokens typical of its documents.  The JSON of `steer` for
+    the first prompt, all prompts under "samples", what was promised under "promise", and the search
+    under "writer", which is None (and "samples" empty) if no feature promises anything to try.
     """
     rows = [
         row
         for row in atlas.list(sort="density", limit=atlas.n_features)
         if DENSITY[0] <= row.density <= DENSITY[1]
     ]
-    half = N_CANDIDATES // 2
-    words = best_aimed(lm, sae, word_promises(lm, rows), half)
     owners = owned(atlas.meta_mass(), store)
-    values = sorted(set(owners.values()))
-    typical = typical_tokens(store, values, lm.special_ids)
-    found = words
-    for value in values:
-        own = {row.latent: typical[value] for row in rows if owners.get(row.latent) == value}
-        found |= best_aimed(lm, sae, own, math.ceil(half / len(values)))
-    return found
+    words = best_aimed(lm, sae, word_promises(lm, rows), N_WORDS)
+    kinds = kind_promises(rows, owners, typical_tokens(store, owners.values(), lm.special_ids))
+    tried = [group for group in (words, kinds) if group]
+    if not tried:
+        return {"n_candidates": 0, "writer": None, "samples": []}
+    ranked = [
+        writer
+        for group in tried
+        for writer in find_writers(
+            lm, sae, group, n_finalists=N_FINALISTS, screen_at=SCREEN_AT, strengths=STRENGTHS,
+            seed=seed,
+        )
+    ]  # fmt: skip
+    best = max(ranked, key=lambda writer: writer.score)
+    edit = Add(sae, best.latent, times_norm=best.times_norm)
+    samples = []
+    for prompt in SAMPLE_PROMPTS:
+        said = generate(lm, prompt, edits=[edit], max_new_tokens=40, seed=seed)
+        samples.append({"prompt": prompt, **said.to_json()})
+    promised = (words | kinds)[best.latent]
+    wanted = sorted(promised.items(), key=lambda pair: -pair[1])
+    return {
+        **samples[0],
+        "n_candidates": len(words | kinds),
+        "label": atlas.feature(best.latent).label,
+        "promise": owners[best.latent] if best.latent in kinds else "the words it fires on",
+        "promised": [lm.token_text(token) for token, _ in wanted],
+        "writer": best.to_json(),
+        "samples": samples,
+    }
+
+
+def kind_promises(
+    rows: Iterable[Row], owners: Mapping[int, str], typical: Mapping[str, dict[int, float]]
+) -> Promises:
+    """What the latents owned by a metadata value promise; those that fire most, evenly by value."""
+    of: dict[str, list[int]] = {value: [] for value in typical}
+    for row in sorted(rows, key=lambda row: -row.density):
+        if row.latent in owners:
+            of[owners[row.latent]].append(row.latent)
+    most = N_KINDS // max(1, len(of))
+    return {latent: typical[value] for value, own in of.items() for latent in own[:most]}
 
 
 def word_promises(lm: LM, rows: Iterable[Row]) -> Promises:
@@ -136,13 +141,14 @@ def typical_tokens(
         value: dict.fromkeys(
             sorted(set(counts[value]) - left_out, key=lambda t: -mark(value, t))[:_N_TYPICAL], 1.0
         )
-        for value in values
+        for value in sorted(set(values))
     }
 
 
 def best_aimed(lm: LM, sae: SAE, promised: Promises, n: int) -> Promises:
     """The n features whose decoder row raises its promised tokens most, in standard deviations.
 
+    Reading alone makes no writer.
     Σ_t w_t (z_t − mean z) / (std z · Σ_t w_t), for z = W_U (γ ⊙ d) the logit lens of the row.
     """
     aim: dict[int, float] = {}

@@ -9,12 +9,14 @@ A text is judged by what can be counted in it, without a judge model:
 
 Against the unsteered text (index 0), with g(a) = min(1, max(0, a − a_0) / 0.2):
 
-    effect  = √(g(promised) · g(reread))
+    effect  = √(g(promised) · g(reread)), or g(promised) for a promise of 12 tokens or more
     fluency = min(1, distinct2 / distinct2_0)² · exp(−max(0, ce − ce_0 − 1))
     score   = effect · fluency,  from 0 to 1
 
 Both counts must rise, as each alone is easily fooled: repeating one promised token is no text about
-it, and the latent may fire on text that shows nothing of what it stands for. A fifth of the tokens
+it, and the latent may fire on text that shows nothing of what it stands for. A broad promise (the
+common tokens of a language, say) is kept only by such text, where one latent of that language fires
+now and then. A fifth of the tokens
 is full effect, since more is spam. Greedy text on an unexpected subject is about one nat a token
 more surprising than the unsteered text; only what lies beyond costs fluency.
 """
@@ -39,6 +41,7 @@ from monoscope.steer.screen import Promised, check_promised
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.65)
 FULL_EFFECT = 0.2
 FREE_SURPRISE = 1.0
+BROAD = 12  # promised tokens
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ class Judge:
             reread=self._reread(text),
             ce=text.ce,
             distinct2=text.distinct2,
-            effect=math.sqrt(gains[0] * gains[1]),
+            effect=gains[0] if len(self.wanted) >= BROAD else math.sqrt(gains[0] * gains[1]),
             fluency=min(1.0, repeats) ** 2 * math.exp(-surprise),
             texts=tuple(self.lm.decode(row) for row in text.ids),
         )

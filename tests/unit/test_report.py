@@ -137,6 +137,6 @@ def test_figures_stand_beside_the_baselines():
 
 
 def test_a_report_without_a_writer_says_so():
-    assert "No feature has a label good enough to try" in page(writer=None)
+    assert "No feature promises anything to try" in page(writer=None)
     assert "than its controls" in page(writer={"latent": 7, "score": -0.1, "times_norm": 0.5})
     assert "than its controls" not in page()

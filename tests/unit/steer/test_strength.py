@@ -68,6 +68,15 @@ def test_neither_count_alone_is_an_effect(lm):
     assert judge.trial(written([[]], []), 1.0).score == 0.0
 
 
+def test_a_broad_promise_is_kept_by_text_of_its_tokens(lm):
+    plain = written([[0] * 6], [0.0] * 6)
+    broad = {token: 1.0 for token in range(1, 13)}
+    text = written([[1, 2, 3, 0, 0, 0]], [0.0] * 6)
+    assert Judge(lm, 3, broad, plain).trial(text, 1.0).effect == 1.0
+    del broad[12]
+    assert Judge(lm, 3, broad, plain).trial(text, 1.0).effect == 0.0
+
+
 def test_better_text_than_the_default_gets_no_bonus(lm):
     judge = Judge(lm, 3, {5: 1.0}, written([[6] * 5], [0.0] * 5, ce=2.0, distinct2=0.5))
     assert judge.trial(written([[5] * 5], [1.0] * 5, ce=0.1, distinct2=1.0), 1.0).fluency == 1.0
