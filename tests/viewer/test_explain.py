@@ -32,7 +32,8 @@ def test_the_whole_path_with_a_real_model(live, bench, tmp_path: Path, capsys, m
         "label", str(bench / "atlas"), str(bench / "sae"), "--store", str(bench / "store"),
         "--explainer-url", live, "--explainer-model", "demo", "--latents", str(latent),
         "--items", "3", "--controls", "0", "--answer-tokens", "24",
-        "--prompts", str(tmp_path), "--cache", str(tmp_path / "kept"), "--price-in", "1", "--price-out", "1", "--concurrency", "1",
+        "--prompts", str(tmp_path), "--cache", str(tmp_path / "kept"),
+        "--price-in", "1", "--price-out", "1", "--concurrency", "1",
         "--json",
     ]  # fmt: skip
     told = []
