@@ -27,6 +27,11 @@ ROOMS = {
     "viewer": "the local web page and its API",
     "demo": "the whole job in one command",
 }
+# Folders told in one line: their files cannot speak for themselves.
+GROUPS = {
+    "vendor": "kept as published, with their licences",
+    "prompts": "what a labelling model is asked: files to read, and to replace with your own",
+}
 AFTER = {
     "tests/": "unit mirrors the package; conformance, numerics, properties, faults, e2e, docs",
     "benchmarks/": "one script for each claim about speed or quality",
@@ -68,15 +73,15 @@ def lines() -> list[str]:
     rows += [(1, p.name, first_sentence(p)) for p in files(package) if p.parent == package]
     for room, purpose in ROOMS.items():
         held = files(package / room) if (package / room).is_dir() else []
-        vendored = [p for p in held if "vendor" in p.parts]
+        grouped = {p: kind for p in held for kind in GROUPS if kind in p.parts}
         rows += [(1, f"{room}/", purpose)] if held else []
         rows += [
             (2, str(p.relative_to(package / room)), first_sentence(p))
             for p in held
-            if p not in vendored
+            if p not in grouped
         ]
-        for name in sorted({str(p.parent.relative_to(package / room)) for p in vendored}):
-            rows.append((2, f"{name}/", "kept as published, with their licences"))
+        folders = {(str(p.parent.relative_to(package / room)), kind) for p, kind in grouped.items()}
+        rows += [(2, f"{name}/", GROUPS[kind]) for name, kind in sorted(folders)]
     rows += [(0, name, purpose) for name, purpose in AFTER.items()]
     return [f"{'  ' * depth + name:<24} {purpose}".rstrip() for depth, name, purpose in rows]
 

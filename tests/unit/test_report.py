@@ -89,7 +89,7 @@ def test_text_of_the_corpus_is_never_markup():
     read = Read(page())
     assert "script" not in read.tags
     # label, lens, context, model (title and heading), method, default, steered, label, attribution
-    assert read.text.count(EVIL) == 10
+    assert read.text.count(EVIL) == 11
     assert "see " + EVIL + " & more" in read.text
 
 
