@@ -64,11 +64,15 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: its text, what it cost, and per token the likeliest tokens with log p, if told."""
+    """An answer: its text, what it cost, and per token the likeliest tokens with log p, if told.
+
+    cut: whether it ended for its length; what was asked for may still be whole in it.
+    """
 
     text: str
     usage: Usage
     logprobs: tuple[tuple[str, dict[str, float]], ...] | None = None
+    cut: bool = False
 
 
 class Endpoint:
@@ -227,11 +231,10 @@ def read_reply(answer: httpx.Response) -> Reply:
     reason = choice.get("finish_reason")
     if message.get("refusal") or reason == "content_filter":
         raise NoAnswer("refusal", str(message.get("refusal") or "filtered")[:_SHOWN], usage)
-    if reason == "length":
-        raise NoAnswer("truncated", "the answer was cut off at its longest", usage)
     if not isinstance(text, str) or not text.strip():
-        raise NoAnswer("refusal", "an empty answer", usage)
-    return Reply(text, usage, _logprobs(choice))
+        kind = "truncated" if reason == "length" else "refusal"
+        raise NoAnswer(kind, "an empty answer", usage)
+    return Reply(text, usage, _logprobs(choice), cut=reason == "length")
 
 
 def address(url: str) -> str:

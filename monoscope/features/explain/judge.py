@@ -85,6 +85,8 @@ class Judge:
             try:
                 return read(reply)
             except ValueError as problem:
+                if reply.cut:
+                    raise NoAnswer("truncated", "cut off at its longest") from problem
                 again = [
                     *messages,
                     {"role": "assistant", "content": reply.text},

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -111,26 +112,59 @@ def _work(
     total = sum(1 + case.exam.n_calls for case in (*cases, *random))
     total += sum(len(case.exam.detect) for case in again)
     count = _Count(progress, total)
-    with ThreadPoolExecutor(settings.concurrency) as pool:
-        try:
-            _all(pool.submit(_examine, judge, case, count) for case in (*cases, *random))
-            named = [case for case in cases if case.explanation]
-            turned = dict(zip(map(id, named), named[1:] + named[:1], strict=True))
-            todo = [case for case in again if case.explanation and len(named) > 1]
-            _all(
-                pool.submit(_shuffled, judge, case, turned[id(case)].explanation or "", count)
+    try:
+        first = (*cases, *random)
+        in_parallel([partial(_examine, judge, case, count) for case in first], settings.concurrency)
+        named = [case for case in cases if case.explanation]
+        turned = dict(zip(map(id, named), named[1:] + named[:1], strict=True))
+        todo = [case for case in again if case.explanation and len(named) > 1]
+        in_parallel(
+            [
+                partial(_shuffled, judge, case, turned[id(case)].explanation or "", count)
                 for case in todo
-            )
-        except BaseException:
-            judge.endpoint.close()  # breaks off what is under way, or leaving would wait for it
-            pool.shutdown(cancel_futures=True)
-            raise
+            ],
+            settings.concurrency,
+        )
+    except BaseException:
+        judge.endpoint.close()
+        raise
 
 
-def _all(futures: Iterable[Future[None]]) -> None:
-    held = list(futures)
-    for future in wait(held, return_when=FIRST_EXCEPTION).done:
-        future.result()
+def in_parallel(tasks: Sequence[Callable[[], None]], n: int) -> None:
+    """Do all tasks on n threads; the first failure, or Ctrl-C, is raised at once.
+
+    Threads that wait for an answer cannot be woken, and an executor would wait for them, as long as
+    the slowest server likes. These are daemons: left alone, they end after the question at hand.
+    """
+    todo: SimpleQueue[Callable[[], None]] = SimpleQueue()
+    done: SimpleQueue[BaseException | None] = SimpleQueue()
+    stopped = threading.Event()
+    for task in tasks:
+        todo.put(task)
+
+    def work() -> None:
+        while not stopped.is_set():
+            try:
+                task = todo.get_nowait()
+            except Empty:
+                return
+            try:
+                task()
+            except BaseException as exc:
+                stopped.set()
+                done.put(exc)
+            else:
+                done.put(None)
+
+    for _ in range(min(n, len(tasks))):
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        for _ in tasks:
+            problem = done.get()
+            if problem is not None:
+                raise problem
+    finally:
+        stopped.set()
 
 
 def _examine(judge: Judge, case: Case, count: _Count) -> None:

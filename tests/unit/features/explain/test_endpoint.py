@@ -68,7 +68,7 @@ WHOLE = json.dumps({"choices": [{"message": {"content": "x" * 99}}]}).encode()
         (answer(None, message={"refusal": "I will not"}), "refusal", "I will not"),
         (answer("x", finish_reason="content_filter"), "refusal", "filtered"),
         (answer(""), "refusal", "empty"),
-        (answer('{"expl', finish_reason="length"), "truncated", "cut off"),
+        (answer("", finish_reason="length"), "truncated", "empty"),
     ],
 )
 def test_what_kind_of_failure_it_is(given, kind, said):
@@ -192,6 +192,16 @@ def test_answers_that_stay_bad_are_counted_and_not_kept(tmp_path):
         asked.endpoint.close()
     assert asked.failures == {"format": 1} and len(Journal(tmp_path / "j.jsonl")) == 0
     assert not asked.spent.known and asked.spent.n_calls == 2
+
+
+def test_an_answer_cut_short_counts_if_what_was_asked_for_is_whole():
+    said = ['{"explanation": "rivers"} And furth', '{"explanation": "riv']
+    with serving(Script(disturb=lambda n, body: answer(said[n], finish_reason="length"))) as url:
+        asked = judge(url)
+        assert asked.explain(EXCERPTS) == "rivers"
+        assert asked.explain(EXCERPTS.replace("there", "here")) is None
+        asked.endpoint.close()
+    assert asked.failures == {"truncated": 1} and asked.spent.n_calls == 2
 
 
 def test_an_endpoint_that_goes_away_stops_the_run():

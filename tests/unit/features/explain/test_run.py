@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from monoscope.features.explain.cost import Budget, Prices
 from monoscope.features.explain.endpoint import Endpoint
 from monoscope.features.explain.journal import Journal
 from monoscope.features.explain.plan import Settings
-from monoscope.features.explain.run import explain, pick
+from monoscope.features.explain.run import explain, in_parallel, pick
 from monoscope.features.explain.table import explanations
 from monoscope.features.show import feature_page
 from monoscope.ops.codes import SparseCodes
@@ -245,6 +247,24 @@ def test_the_same_tables_after_another_index_hold_no_old_explanations(atlas, sto
     (atlas.folder / "explanations.parquet").write_bytes(b"PAR1 not")
     with pytest.raises(FormatError, match=r"explanations.parquet is damaged"):
         rows(atlas)
+
+
+def test_a_failure_does_not_wait_for_threads_that_hang():
+    free, done = threading.Event(), []
+
+    def hangs() -> None:
+        free.wait(60)
+        done.append("hung")
+
+    def fails() -> None:
+        raise EndpointError("gone")
+
+    with pytest.raises(EndpointError, match="gone"):
+        in_parallel([hangs, fails, hangs], 2)
+    assert done == []  # it was raised while the first still hung
+    free.set()
+    in_parallel([partial(done.append, i) for i in range(9)], 4)
+    assert {*range(9)} <= {*done}
 
 
 def test_pick_draws_alive_latents(atlas):
