@@ -65,6 +65,8 @@ def test_both_sides_of_fuzzing_are_the_same_windows_and_never_in_one_batch():
             places[item.kind].add((item.doc, item.start))
             assert item.text.count("<<") == item.text.count(">>") == 1
     assert places["marked"] == places["mismarked"] and len(places["marked"]) == 12
+    mixed = [len({item.kind for item in batch}) == 2 for batch in exam.fuzz]
+    assert sum(mixed) >= len(mixed) / 2  # or a batch would be all of one kind, and say so
 
 
 def test_scores_of_rules_and_of_language_models_are_not_mixed(tmp_path: Path):
