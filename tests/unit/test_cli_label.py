@@ -67,7 +67,8 @@ def test_flags_are_passed_on(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: store)
     monkeypatch.setattr("monoscope.features.atlas.load_atlas", lambda path: atlas)
     args = "--latents 4-5 --items 7 --price-in 1 --price-out 2 --max-cost 3 --concurrency 2"
-    args += f" --rate 60 --timeout 9 --controls 5 --answer-tokens 99 --seed 4 --cache {tmp_path} --dry-run --json"
+    args += " --rate 60 --timeout 9 --controls 5 --answer-tokens 99 --seed 4"
+    args += f" --cache {tmp_path} --dry-run --json"
     code, out, err = run(capsys, *ASK, *args.split())
     assert (code, json.loads(out)) == (0, {"n_latents": 2})
     assert err == "label: about 9 questions, 5 tokens in and 4 out; cost: about 0.25\n"

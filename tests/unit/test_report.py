@@ -53,7 +53,8 @@ def page(**changes) -> str:
             "baselines": {"pca": {**FIGURES, "fvu": 0.5, "method": EVIL}},
         },
         "steer": {
-            "writer": writer, "label": EVIL, "promise": EVIL, "n_candidates": 5, "samples": [sample], **changes
+            "writer": writer, "label": EVIL, "promise": EVIL, "n_candidates": 5,
+            "samples": [sample], **changes
         },
         "seconds": {"train": 12.5},
     }  # fmt: skip
