@@ -126,12 +126,12 @@ def view(
     as_json: opt.Json = False,
 ) -> None:
     """Open an atlas as a page on this machine; Ctrl-C ends it."""
-    from monoscope.viewer.serve import serve, settings
+    from monoscope.viewer.serve import leave, serve, settings
 
     config = settings(atlas, port=port, model=model, sae=sae, runs=runs, host=host, device=device)
-    if as_json:
-        return serve(config, browser=not no_browser, said=lambda url: print_json({"url": url}))
-    return serve(config, browser=not no_browser)
+    said = (lambda url: print_json({"url": url})) if as_json else print
+    if serve(config, browser=not no_browser, said=said):
+        leave()
 
 
 def steer(

@@ -92,14 +92,20 @@ class Engine:
         with self._changed:
             self._closing = True
             running, waiting = self._running, list(self._jobs)
+            loading = self._status.state == "loading"  # cannot be interrupted: not waited for
             self._jobs.clear()
             self._changed.notify_all()
         if running is not None:
             running.cancel()
         for job in waiting:
             job.fail(Unavailable("the viewer is closing"))
-        if self._thread is not None:
+        if self._thread is not None and not loading:
             self._thread.join(_CLOSE_SECONDS)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread still runs; after close, that of a model still being loaded."""
+        return self._thread is not None and self._thread.is_alive()
 
     def submit(self, work: Work) -> Job:
         """Queue a piece of work; to be called on the event loop.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Timer
+from typing import NoReturn
 
 import uvicorn
 
@@ -55,10 +57,10 @@ def settings(
 
 def serve(
     config: ViewerConfig, *, browser: bool = True, said: Callable[[str], None] = print
-) -> None:
-    """Serve until Ctrl-C. said: called once with the page's address.
+) -> bool:
+    """Serve until Ctrl-C; True if the model was still loading then, and its thread lives on.
 
-    config.port: the port wanted; 0 for any that is free.
+    said: called once with the page's address. config.port: the port wanted; 0 for any that is free.
 
     Raises FormatError for a bad atlas, ConfigError where the address cannot be listened on.
     """
@@ -77,6 +79,19 @@ def serve(
         )  # fmt: skip
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(settings).run(sockets=[listener])
+    engine = app.state.viewer.engine
+    return bool(engine is not None and engine.alive)
+
+
+def leave() -> NoReturn:
+    """End the process at once, with 0.
+
+    The interpreter's own way out would tear down libraries that the loading thread is still in,
+    which waits for it or aborts.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def page_address(config: ViewerConfig) -> str:

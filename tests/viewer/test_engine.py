@@ -264,6 +264,18 @@ def test_closing_answers_what_waits_and_stops_what_runs(engine):
     assert len(seen) <= 2
 
 
+def test_closing_does_not_wait_for_a_model_that_loads(engine, monkeypatch):
+    monkeypatch.setattr("monoscope.viewer.engine._CLOSE_SECONDS", None)  # for ever
+    gate = threading.Event()
+    one = engine(lambda: (gate.wait(SECONDS), LOADED)[1])
+    closing = threading.Thread(target=one.close, daemon=True)
+    closing.start()
+    closing.join(SECONDS / 2)
+    assert not closing.is_alive()
+    assert one.alive
+    gate.set()
+
+
 def test_the_viewer_waits_for_no_torch():
     code = (
         "import sys, monoscope.viewer.app, monoscope.viewer.engine, monoscope.viewer.api.openai, "
