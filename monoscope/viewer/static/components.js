@@ -63,12 +63,12 @@ export function Empty({ title = "Nothing here", children }) {
   return html`<div class="empty" role="status"><b>${title}</b>${children && html`<p>${children}</p>`}</div>`;
 }
 
-/** @param {{problem: any, retry?: () => void}} props problem: an ApiError's problem, or its like */
+/** @param {{problem: any, retry?: () => void}} props problem: an ApiError's problem, or its like; what is not there is not asked for again */
 export function ErrorState({ problem, retry }) {
   return html`<div class="error" role="alert"><b>${problem.detail || problem.title}</b>
-    ${(problem.got || problem.expected) && html`<p>${problem.got && html`got <code>${problem.got}</code> `}${problem.expected && html`expected ${problem.expected}`}</p>`}
+    ${(problem.got || problem.expected) && html`<p>${problem.got && html`got <code>${problem.got}</code>`}${problem.got && problem.expected && "; "}${problem.expected && html`expected ${problem.expected}`}</p>`}
     ${problem.hint && html`<p>${problem.hint}</p>`}
-    ${retry && html`<button class="btn" onClick=${retry}>Try again</button>`}</div>`;
+    ${retry && problem.status !== 404 && html`<button class="btn" onClick=${retry}>Try again</button>`}</div>`;
 }
 
 /**

@@ -181,6 +181,7 @@ def test_paste_a_text_and_open_what_fires_most(fresh):
     expect(first).to_be_visible()
     latent = first.locator("a.num").inner_text()
     expect(page.locator(".strip")).to_contain_text("<b>")
+    expect(page.locator(".lats .lat q").first).to_be_visible()  # labels quote tokens as elsewhere
     first.locator("a.num").click()
     expect(page).to_have_url(re.compile(f"/f/{latent}$"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,4 +107,7 @@ def test_a_page_that_is_not_there_says_so(page: Page) -> None:
 def test_an_unknown_latent_is_an_error_on_the_page(page: Page, watch: Any) -> None:
     watch.allow(r"404 \(Not Found\)")
     page.goto("/f/99999")
-    expect(page.get_by_role("alert").first).to_contain_text(re.compile("no such latent"))
+    alert = page.get_by_role("alert").first
+    expect(alert).to_contain_text("no such latent")
+    expect(alert).to_contain_text("got 99999; expected 0 to")
+    expect(alert.get_by_role("button")).to_have_count(0)  # asking again would not help

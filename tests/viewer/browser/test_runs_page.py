@@ -58,6 +58,8 @@ def test_the_evaluation_stands_beside_its_baselines(page: Page) -> None:
     for name in ("this SAE", "random directions", "raw coordinates", "PCA", "the mean"):
         expect(table.get_by_role("row").filter(has_text=name)).to_have_count(1)
     expect(table.locator("tr.ours .src").first).to_contain_text("–")  # an interval
+    for fact in page.locator(".factlist dd").all_inner_texts():
+        assert fact.strip()  # an empty list says so
 
 
 def test_runs_are_drawn_and_opened_by_keyboard(page: Page) -> None:

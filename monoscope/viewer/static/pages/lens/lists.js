@@ -1,4 +1,5 @@
 /** Lists of latents beside the text: in total, on one token, pinned, and by how two texts differ. */
+import { LabelWords } from "../../components.js";
 import { html } from "../../kit.js";
 import { percent, short, signed } from "../../format.js";
 import { link } from "../../router.js";
@@ -15,7 +16,7 @@ function Line({ latent, value, share, aside, pins, toggle, facts }) {
   return html`<li class="lat"><button class="pin ${at >= 0 ? `p${at}` : ""}" type="button" aria-pressed=${at >= 0} disabled=${at < 0 && pins.length >= MOST_PINS}
       aria-label=${at >= 0 ? `${at + 1}: unpin ${latent}` : `+ pin ${latent}`} title=${at >= 0 ? "unpin" : "pin as a coloured row"} onClick=${() => toggle(latent)}>${at >= 0 ? at + 1 : "+"}</button>
     <a class="num" href=${link(`/f/${latent}`)}>${latent}</a>
-    <a class="grow" href=${link(`/f/${latent}`)} tabindex="-1" title=${fact?.label || ""}>${fact?.label || "no label"}</a>
+    <a class="grow" href=${link(`/f/${latent}`)} tabindex="-1" title=${fact?.label || ""}><${LabelWords} text=${fact?.label || "no label"} /></a>
     ${fact?.density > DENSE && html`<span class="chip" title=${`fires on ${percent(fact.density)} of all tokens`}>dense</span>`}
     ${aside}<span class="num val" title=${aside ? undefined : "value"}>${value}</span>
     <i class="gauge" aria-hidden="true"><i style=${{ width: `${(100 * Math.min(1, share)).toFixed(1)}%` }}></i></i></li>`;
@@ -49,7 +50,7 @@ export function More({ rows, side, ...common }) {
 export function Pinned({ pins, toggle, facts, texts }) {
   if (!pins.length) return null;
   return html`<ul class="pins" aria-label="Pinned latents">${pins.map((latent, i) => html`<li key=${latent}><button class="pin p${i}" type="button" aria-label=${`${i + 1}: unpin ${latent}`} title="unpin" onClick=${() => toggle(latent)}>${i + 1}</button>
-    <a class="num" href=${link(`/f/${latent}`)}>${latent}</a><span class="grow">${facts[latent]?.label || "no label"}</span>
+    <a class="num" href=${link(`/f/${latent}`)}>${latent}</a><span class="grow"><${LabelWords} text=${facts[latent]?.label || "no label"} /></span>
     ${texts.map(({ name, text }) => html`<span key=${name} class="num dim">${name && `${name} `}${told(text, latent)}</span>`)}</li>`)}</ul>`;
 }
 

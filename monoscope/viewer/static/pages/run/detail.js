@@ -89,7 +89,7 @@ function Facts({ of }) {
 /** @param {any} v @returns {string} */
 function value(v) {
   if (typeof v === "number") return Number.isInteger(v) ? whole(v) : String(+v.toPrecision(4));
-  if (Array.isArray(v)) return v.length > 8 ? `${v.length} values` : v.map(value).join(", ");
+  if (Array.isArray(v)) return !v.length ? "none" : v.length > 8 ? `${v.length} values` : v.map(value).join(", ");
   if (v && typeof v === "object") return Object.entries(v).map(([k, w]) => `${k} ${value(w)}`).join(" · ");
   return /^[0-9a-f]{32,}$/.test(v) ? `${v.slice(0, 12)}…` : String(v);
 }
