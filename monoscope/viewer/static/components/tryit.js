@@ -34,7 +34,7 @@ export function TryIt({ latent, atlas }) {
     <div class="row">
       <button class="btn main" disabled=${!ready || !prompt}>${busy ? "Stop" : "Try it"}</button>
       <a class="btn" href=${link("/steer", { e: written(edit), p: prompt, n: TOKENS, run: answers.status === "idle" ? "" : 1 })}>Open in the lab</a>
-      ${model?.sae && html`<${Copy} label="Copy command" text=${`monoscope steer ${shell(model.sae)} --atlas ${shell(atlas?.folder || "")} --prompt ${shell(prompt)} --edit ${shell(written(edit))} --max-new-tokens ${TOKENS}`} />`}
+      ${model?.sae && html`<${Copy} label="Copy command" text=${`monoscope steer ${shell(model.sae)} --atlas ${shell(atlas?.folder || "")}${model.model ? ` --model ${shell(model.model)}` : ""} ${shell(`--prompt=${prompt}`)} --edit ${shell(written(edit))} --max-new-tokens ${TOKENS}`} />`}
     </div>
     ${!ready && model && html`<p class="note">${model.detail || "The model cannot be asked."}</p>`}
     ${model?.state === "loading" && html`<p class="note" role="status">The model is loading; what you ask now is answered when it is ready.</p>`}
