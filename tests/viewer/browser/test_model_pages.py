@@ -91,6 +91,16 @@ def test_what_is_copied_runs_and_says_the_same(fresh, latent, tmp_path, kind):
     assert said in run.stdout.replace("\\n", "\n").replace('\\"', '"')
 
 
+def test_the_command_beside_a_feature_keeps_a_dash(fresh, latent):
+    page = fresh(**CLIPBOARD)
+    page.goto(f"/f/{latent}")
+    box = page.locator(".try-it")
+    box.get_by_role("textbox").fill("-5 it's")
+    box.get_by_role("button", name="Copy command").click()
+    words = shlex.split(page.evaluate("() => navigator.clipboard.readText()"))
+    assert "--prompt=-5 it's" in words
+
+
 def test_stop_really_stops(fresh, live, latent):
     page = fresh()
     page.goto(lab(p="I think", n=4000, t=1, e=f"{latent}=add:0.2norm"))
