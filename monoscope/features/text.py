@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from monoscope.data.masking import MaskPolicy
-from monoscope.errors import ConfigError, CorpusError, MismatchError
+from monoscope.errors import ConfigError, CorpusError
 from monoscope.ops.codes import SparseCodes
 from monoscope.sites import Site
 
 if TYPE_CHECKING:
     from monoscope.lm.protocol import LM
     from monoscope.sae.model import SAE
+from monoscope.sae.trained import check_fits, site_of
 
 CONTEXT_LENGTH = 128  # the window a harvest uses unless told otherwise, prefix included
 _ROWS = 16  # windows in one forward pass
@@ -108,8 +109,8 @@ def features_on_ids(
 
     pieces: the text of each token.  prefix: what is put in front of every window.
     """
-    site = _site(sae)
-    _check(lm, sae, site)
+    site = site_of(sae)
+    check_fits(lm, sae)
     if not ids:
         raise CorpusError("there is nothing to read: the text has no tokens")
     length = min(context_length, lm.context_length)
@@ -127,37 +128,6 @@ def features_on_ids(
         for piece, token_id, k, fired in zip(pieces, ids, kept.tolist(), active, strict=True)
     )
     return TextFeatures("".join(pieces), str(site), tokens, _totals(tokens))
-
-
-def _site(sae: SAE) -> Site:
-    site = sae.provenance.get("site")
-    if not site:
-        raise ConfigError(
-            "the SAE does not say where it was trained",
-            expected='a site in sae.provenance["site"]',
-            hint='Set it, e.g. sae.provenance["site"] = "resid_post.8".',
-        )
-    return Site.parse(site)
-
-
-def _check(lm: LM, sae: SAE, site: Site) -> None:
-    width = lm.width(site)
-    if sae.config.d_in != width:
-        raise MismatchError(
-            f"the SAE does not fit {lm.name} at {site}",
-            got=f"d_in {sae.config.d_in}",
-            expected=f"{width}, the model's width there",
-        )
-    trained_on = sae.provenance.get("model") or {}
-    for key in ("weights", "tokenizer"):
-        theirs, ours = trained_on.get(key), lm.identity.get(key)
-        if theirs and ours and theirs != ours:
-            raise MismatchError(
-                f"the SAE was trained on another model ({key} differ)",
-                got=f"{lm.identity.get('model', lm.name)} ({ours[:12]})",
-                expected=f"{trained_on.get('model', 'its own model')} ({theirs[:12]})",
-                hint="Load the model that the SAE was trained on.",
-            )
 
 
 def _policy(sae: SAE, lm: LM) -> MaskPolicy:

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from monoscope.errors import MismatchError
-from monoscope.lm.protocol import LM, Hook, Positions
+from monoscope.lm.protocol import Hook, Positions
 from monoscope.sae.model import SAE
 from monoscope.sites import Site
 from monoscope.steer.edits import Edit
-from monoscope.steer.units import mask_policy, site_of
+from monoscope.steer.units import mask_policy
 
 
 @dataclass
@@ -145,25 +144,3 @@ def hooks_for(
         )
         for site, groups in sites.items()
     }
-
-
-def check_fits(lm: LM, sae: SAE) -> None:
-    """Raise MismatchError unless the SAE's width and recorded model are those of `lm`."""
-    site = site_of(sae)
-    width = lm.width(site)
-    if sae.config.d_in != width:
-        raise MismatchError(
-            f"the SAE does not fit {lm.name} at {site}",
-            got=f"d_in {sae.config.d_in}",
-            expected=f"{width}, the model's width there",
-        )
-    trained_on = sae.provenance.get("model") or {}
-    for key in ("weights", "tokenizer"):
-        theirs, ours = trained_on.get(key), lm.identity.get(key)
-        if theirs and ours and theirs != ours:
-            raise MismatchError(
-                f"the SAE was trained on another model ({key} differ)",
-                got=f"{lm.identity.get('model', lm.name)} ({ours[:12]})",
-                expected=f"{trained_on.get('model', 'the one it was trained on')} ({theirs[:12]})",
-                hint='To steer this one on purpose, remove "model" from sae.provenance.',
-            )

@@ -30,9 +30,10 @@ from torch import Tensor
 
 from monoscope.errors import ConfigError, LatentError, nearest
 from monoscope.sae.model import SAE, require_directions, require_latent
+from monoscope.sae.trained import site_of
 from monoscope.sites import Site
 from monoscope.steer.places import WHERE, Place
-from monoscope.steer.units import MaxSource, direction_norm, latent_max, median_norm, site_of
+from monoscope.steer.units import MaxSource, direction_norm, latent_max, median_norm
 
 Unit = Literal["raw", "max", "norm"]
 _UNIT_FIELDS = ("value", "times_max", "times_norm")

@@ -11,7 +11,8 @@ from torch import Tensor
 from monoscope.errors import ConfigError
 from monoscope.lm.protocol import LM
 from monoscope.lm.session import draw
-from monoscope.steer.apply import Meter, check_fits, hooks_for
+from monoscope.sae.trained import check_fits
+from monoscope.steer.apply import Meter, hooks_for
 from monoscope.steer.edits import Edit
 
 Prompt = str | Sequence[dict[str, str]]

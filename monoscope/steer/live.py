@@ -16,7 +16,8 @@ from torch import Tensor
 
 from monoscope.lm.protocol import LM
 from monoscope.lm.session import Spelling, draw
-from monoscope.steer.apply import Meter, check_fits, hooks_for
+from monoscope.sae.trained import check_fits
+from monoscope.steer.apply import Meter, hooks_for
 from monoscope.steer.edits import Edit
 
 Side = Literal["default", "steered"]

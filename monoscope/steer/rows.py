@@ -17,8 +17,9 @@ from monoscope.errors import ConfigError
 from monoscope.lm.protocol import LM, Positions
 from monoscope.ops.codes import SparseCodes
 from monoscope.sae.model import SAE
+from monoscope.sae.trained import site_of
 from monoscope.steer.apply import add_where, kept
-from monoscope.steer.units import direction_norm, median_norm, site_of
+from monoscope.steer.units import direction_norm, median_norm
 
 TILE = 32  # rows of a forward pass whose logits are held at once
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from monoscope.errors import ConfigError
 from monoscope.lm.protocol import LM
 from monoscope.sae.model import SAE, require_latent
-from monoscope.steer.apply import check_fits
+from monoscope.sae.trained import check_fits
 from monoscope.steer.prompts import NEUTRAL_PROMPTS
 from monoscope.steer.rows import check_prompts, latent_moves, next_token_shares, random_moves
 

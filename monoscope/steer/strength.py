@@ -33,7 +33,7 @@ from torch import Tensor
 from monoscope.errors import ConfigError
 from monoscope.lm.protocol import LM
 from monoscope.sae.model import SAE
-from monoscope.steer.apply import check_fits
+from monoscope.sae.trained import check_fits
 from monoscope.steer.prompts import NEUTRAL_PROMPTS
 from monoscope.steer.rows import Written, check_prompts, latent_moves, random_moves, write
 from monoscope.steer.screen import Promised, check_promised

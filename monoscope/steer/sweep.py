@@ -18,11 +18,10 @@ from monoscope.errors import ConfigError
 from monoscope.lm.generate import cut
 from monoscope.lm.protocol import LM
 from monoscope.sae.model import SAE
-from monoscope.steer.apply import check_fits
+from monoscope.sae.trained import check_fits, site_of
 from monoscope.steer.rows import RowMoves, Written, latent_moves, random_moves, read
 from monoscope.steer.screen import Promised, check_promised
 from monoscope.steer.strength import STRENGTHS, Judge, Trial, checked_strengths
-from monoscope.steer.units import site_of
 
 Kind = Literal["default", "steered", "random", "reversed", "prompt"]
 

@@ -1,13 +1,12 @@
-"""What steering needs of an SAE's training: its site, typical norm, maxima and masked tokens."""
+"""What steering needs of an SAE's training: its typical norm, maxima and masked tokens."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from monoscope.data.masking import MaskPolicy
-from monoscope.errors import ConfigError, MismatchError, SiteError
+from monoscope.errors import ConfigError, MismatchError
 from monoscope.sae.model import SAE
-from monoscope.sites import Site
 
 
 class LatentStats(Protocol):
@@ -21,20 +20,6 @@ class MaxSource(Protocol):
     """What `times_max` asks of an atlas: the figures of one latent."""
 
     def feature(self, latent: int, /) -> LatentStats: ...
-
-
-def site_of(sae: SAE) -> Site:
-    """The site an SAE was trained at. Raises ConfigError where its provenance does not say."""
-    text = sae.provenance.get("site")
-    if not text:
-        raise ConfigError(
-            "the SAE does not say where it was trained",
-            expected='a site in sae.provenance["site"]',
-            hint='Set it, e.g. sae.provenance["site"] = "resid_post.8".',
-        )
-    if not isinstance(text, str | Site):
-        raise SiteError("the SAE's recorded site is not a site", got=repr(text))
-    return Site.parse(text)
 
 
 def median_norm(sae: SAE) -> float:

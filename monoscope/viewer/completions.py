@@ -116,7 +116,8 @@ def write(loaded: Loaded, asked: Asked) -> Iterator[Piece | Usage]:
     """
     from monoscope.errors import ConfigError
     from monoscope.lm.session import Spelling, draw
-    from monoscope.steer.apply import Meter, check_fits, hooks_for
+    from monoscope.sae.trained import check_fits
+    from monoscope.steer.apply import Meter, hooks_for
 
     lm = loaded.lm
     if any(not stop for stop in asked.stop):

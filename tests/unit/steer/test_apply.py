@@ -10,9 +10,10 @@ import torch
 from monoscope.errors import MismatchError
 from monoscope.lm.protocol import Positions
 from monoscope.sae import SAEConfig
+from monoscope.sae.trained import check_fits
 from monoscope.sites import Site
 from monoscope.steer import Ablate, Add, Cap, Scale, Set
-from monoscope.steer.apply import Meter, check_fits, hooks_for
+from monoscope.steer.apply import Meter, hooks_for
 
 SITE = Site("resid_post", 0)
 
