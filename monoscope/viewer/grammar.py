@@ -8,6 +8,8 @@
     text   := word | "words in quotes"
 
 In quotes, `token:`, `logit:` and `lowers:` want exactly that token; bare, any that holds it.
+What begins like a filter and is none is an error and never taken as a word. The exported page has
+the same grammar and words in `static/disk/grammar.js`; `tests/viewer/queries.py` holds both to it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from monoscope.errors import ConfigError, nearest
 
@@ -33,10 +36,13 @@ LEAST_SHARE = 0.1  # of a latent's activation: metadata values below it are not 
 MOST_TERMS = 32
 MOST_IDS = 10_000
 _OPERATORS = "<=, >=, <, > or ="
-_COMPARE = re.compile(r"([A-Za-z_]+)(<=|>=|<|>|=)(.+)", re.DOTALL)
+_COMPARE = re.compile(r"([A-Za-z_]+)(<=|>=|<|>|=)(.*)", re.DOTALL)
+_LOOSE = re.compile(r"(?:<=|>=|<|>|=).*", re.DOTALL)
+_TURNED = re.compile(rf"[^\"]*[<>=](?:{'|'.join(FIGURES)})(?:[<>=].*)?", re.DOTALL | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NAMED = re.compile(r"([A-Za-z_]+):(.*)", re.DOTALL)
-_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
-_SHARE = re.compile(r"([^=<>]+=[^<>]*?)(?:(>=?)([^<>]+))?")
+_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_SHARE = re.compile(r"([^=<>]+=[^<>]+?)(?:(>=?)([^<>]*))?")
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,15 @@ def parse(text: str) -> Query:
     Raises ConfigError, naming what was expected, for a quote that is not closed, an unknown field,
     or a value that is none.
     """
-    terms = tuple(_term(piece) for piece in _pieces(text))
+    pieces = tuple(_pieces(text))
+    for name, piece in pairwise(pieces):
+        if name.lstrip("-").lower() in FIGURES and _LOOSE.fullmatch(piece):
+            raise ConfigError(
+                "a comparison is torn apart",
+                got=_shown(f"{name} {piece}"),
+                expected=f"no spaces, as in {name.lstrip('-').lower()}>0.01",
+            )
+    terms = tuple(map(_term, pieces))
     if len(terms) > MOST_TERMS:
         raise ConfigError(
             "too many terms in the query", got=len(terms), expected=f"at most {MOST_TERMS}"
@@ -112,6 +126,13 @@ def _term(piece: str) -> Term:
     compared = _COMPARE.fullmatch(body)
     if compared:
         return _figure(compared, piece, negative)
+    if _TURNED.fullmatch(body):
+        raise ConfigError(
+            "a comparison begins with its figure",
+            got=_shown(piece),
+            expected="as in density>0.01",
+            hint="For both ends write it twice: density>0.001 density<0.01.",
+        )
     return _word(body, negative)
 
 
@@ -126,17 +147,19 @@ def _figure(compared: re.Match[str], piece: str, negative: bool) -> Term:
     name, operator, given = compared[1].lower(), compared[2], compared[3]
     if name not in FIGURES:
         raise _unknown(name, piece, FIGURES)
-    percent = given.endswith("%")
-    try:
-        number = float(given.removesuffix("%"))
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    value = _number(given)
+    if not math.isfinite(value):
         raise ConfigError(
             f"{name} is compared with no number", got=_shown(piece), expected=f"as in {name}>0.01"
         )
-    value = number / 100 if percent else number
     return Term("figure", name=name, operator=operator, number=value, negative=negative)
+
+
+def _number(given: str) -> float:
+    """A decimal number, or one with % after it; NaN for anything else."""
+    bare = given.removesuffix("%")
+    value = float(bare) if _NUMBER.fullmatch(bare) else math.nan
+    return value / 100 if given.endswith("%") else value
 
 
 def _field(name: str, given: str, piece: str, negative: bool) -> Term:
@@ -174,10 +197,7 @@ def _meta(value: str, piece: str, negative: bool) -> Term:
         raise ConfigError("meta: names no value", got=_shown(piece), expected=_example("meta"))
     share = 0.5
     if found[3] is not None:
-        try:
-            share = float(found[3].removesuffix("%")) / (100 if found[3].endswith("%") else 1)
-        except ValueError:
-            share = math.nan
+        share = _number(found[3])
         if not LEAST_SHARE <= share <= 1:
             raise ConfigError(
                 "meta: is compared with no share",

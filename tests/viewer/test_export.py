@@ -8,7 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import made_up
 import pytest
+import queries
 import tools
 from starlette.testclient import TestClient
 
@@ -28,12 +30,17 @@ QUERIES = [
 NODE = """
 import { selected } from "STATIC/disk/search.js";
 import { facets } from "STATIC/disk/facets.js";
+import { QueryError } from "STATIC/disk/grammar.js";
 import { readFileSync } from "node:fs";
 const { table, asked, lists } = JSON.parse(readFileSync(0, "utf8"));
 const told = asked.map((query) => {
-  const { rows, sort, problem } = selected(table, query);
-  const latents = rows.map((row) => row.latent);
-  return { latents, sort, problem, facets: facets(table, rows, lists) };
+  try {
+    const { rows, sort } = selected(table, query);
+    return { latents: rows.map((row) => row.latent), sort, facets: facets(table, rows, lists) };
+  } catch (error) {
+    if (!(error instanceof QueryError)) throw error;
+    return { problem: { detail: error.message, ...error.more } };
+  }
 });
 console.log(JSON.stringify(told));
 """
@@ -67,12 +74,28 @@ def test_searching_the_files_finds_what_the_server_finds(slide: Path, tmp_path: 
     assert n_found > 5000
 
 
-def test_queries_that_make_no_sense_say_so(tmp_path: Path) -> None:
+def test_the_page_takes_the_same_for_mistakes_and_tells_the_same(tmp_path: Path) -> None:
     if shutil.which("node") is None:
         tools.missing("node", "apt-get install nodejs npm")
-    asked = [{"q": q} for q in ("height>3", "density<x", "id:a", "meta:x")] + [{"sort": "size"}]
-    told = in_node({"table": [], "asked": asked, "lists": {}})
-    assert all(answer["problem"] for answer in told)
+    client = TestClient(
+        create_app(ViewerConfig(atlas=made_up.make(tmp_path / "atlas"), runs=tmp_path)),
+        base_url="http://127.0.0.1",
+    )
+    asked = [{"q": q} for q in queries.MISTAKES]
+    asked += [{"sort": "size"}, {"sort": "densitty"}, {"box": "0,1"}, {"box": "0,0,1,x"}]
+    for query, told in zip(asked, in_node({"table": [], "asked": asked, "lists": {}}), strict=True):
+        for path in ("order", "facets") if "sort" not in query else ("order",):
+            answer = client.get(f"/api/v1/features/{path}", params=query)
+            assert answer.status_code == 400, query
+            assert answer.headers["content-type"] == "application/problem+json"
+            theirs = answer.json()
+            assert (theirs.pop("status"), theirs.pop("title")) == (400, "Bad Request")
+            assert told["problem"] == theirs, query
+        if "q" in query:
+            assert told["problem"] == queries.problem(query["q"])
+    words = [{"q": q} for q in queries.WORDS]
+    for told in in_node({"table": [], "asked": words, "lists": {}}):
+        assert "problem" not in told
 
 
 def in_node(given: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import queries
 
 from monoscope.errors import ConfigError
 from monoscope.viewer.grammar import Term, parse
@@ -47,27 +48,16 @@ def test_terms_are_cut_at_spaces_outside_quotes():
     assert parse(" ").terms == ()
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("densty<1", "Did you mean density"),
-        ("labl:x", "Did you mean label"),
-        ("density<x", "density>0.01"),
-        ("density<inf", "density>0.01"),
-        ("density:3", "a number"),
-        ('"open', 'another "'),
-        ("label:", "label:paris"),
-        ("id:x", "id:10-20"),
-        ("id:-3", "id:10-20"),
-        ("meta:es", "meta:lang=es"),
-        ("meta:lang=es>2", "0.1 to 1"),
-        ("meta:lang=es>0.01", "0.1 to 1"),
-        ('""', "a word"),
-        ("w " * 33, "at most 32"),
-    ],
-)
-def test_a_mistake_names_what_was_expected(text, told):
+@pytest.mark.parametrize("text", queries.WORDS)
+def test_what_is_no_filter_is_a_word(text):
+    assert one(text).kind == "word"
+
+
+@pytest.mark.parametrize("text", queries.MISTAKES)
+def test_a_mistake_names_what_was_expected(text):
     with pytest.raises(ConfigError) as caught:
         parse(text)
-    assert told in str(caught.value)
-    assert caught.value.got is not None
+    error = caught.value
+    told = {"detail": error.what, "got": str(error.got), "expected": error.expected}
+    told |= {"hint": error.hint} if error.hint else {}
+    assert told == queries.problem(text)

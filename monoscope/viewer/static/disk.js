@@ -5,6 +5,7 @@
 import { setTransport } from "./api.js";
 import { selected } from "./disk/search.js";
 import { facets } from "./disk/facets.js";
+import { QueryError } from "./disk/grammar.js";
 
 /** Data files are classic scripts that call this: a page from disk may not fetch. */
 const given = /** @type {Record<string, (data: any) => void>} */ ({});
@@ -38,22 +39,29 @@ setTransport(async (address, init) => {
   const query = Object.fromEntries(url.searchParams);
   for (const [pattern, answer] of ROUTES) {
     const match = path.match(pattern);
-    if (match) return answer(index, query, match, url);
+    if (match) return answered(() => answer(index, query, match, url));
   }
   return problem(404, `an exported page does not hold ${path}`, LIVE);
 });
+
+/** An answer; a query that makes no sense becomes the problem that the server would tell. @param {() => Promise<Response> | Response} answer */
+async function answered(answer) {
+  try { return await answer(); } catch (error) {
+    if (!(error instanceof QueryError)) throw error;
+    return json({ title: "Bad Request", status: 400, detail: error.message, ...error.more }, 400);
+  }
+}
 
 /** @type {[RegExp, (index: any, query: Record<string, string>, match: RegExpMatchArray, url: URL) => Promise<Response> | Response][]} */
 const ROUTES = [
   [/^\/features\/order$/, async (index, query) => {
     const found = selected(await load("table"), query);
-    if (found.problem) return problem(400, found.problem);
     return new Response(new Uint32Array(found.rows.map((row) => row.latent)), { headers: { "x-sort": found.sort } });
   }],
   [/^\/features\/facets$/, async (index, query) => {
     const table = await load("table");
     const found = selected(table, query);
-    return found.problem ? problem(400, found.problem) : json(facets(table, found.rows, index.lists));
+    return json(facets(table, found.rows, index.lists));
   }],
   [/^\/features\/rows$/, async (index, query, match, url) => {
     const ids = url.searchParams.getAll("ids").map(Number);
