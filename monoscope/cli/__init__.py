@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from monoscope.cli import build, exchange, read, sweep
+from monoscope.cli import build, compare, exchange, read, steering, sweep
 from monoscope.cli.output import visible_line
 from monoscope.errors import MonoscopeError
 from monoscope.files import write_problem
@@ -37,6 +37,8 @@ app = typer.Typer(
 build.register(app)
 sweep.register(app)
 read.register(app)
+steering.register(app)
+compare.register(app)
 exchange.register(app)
 
 

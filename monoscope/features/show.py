@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from monoscope.features.context import ContextLine, context_line, short
 from monoscope.features.feature import Example, Feature, Neighbour, Row
-from monoscope.features.text import TextFeatures, TextToken
+from monoscope.features.text import TextDifference, TextFeatures, TextToken
 from monoscope.visible import quoted, visible
 
 Labels = Mapping[int, str | None]
@@ -77,21 +77,24 @@ def text_page(
     found: TextFeatures,
     labels: Labels | None = None,
     *,
+    by: Literal["sum", "max", "n_tokens"] = "sum",
     n_features: int = 12,
     per_token: int = 3,
     max_tokens: int = 60,
 ) -> RenderableType:
     """The features of one text: the strongest with the text shaded by each, then token by token.
 
-    labels: by latent. n_features: how many of the strongest (by Σ value) are shown; per_token:
-    latents named on each token; max_tokens: tokens listed, the rest are counted.
+    labels: by latent. by: what the strongest have most of, as `TextFeatures.ranked` takes it.
+    n_features: how many of them are shown; per_token: latents named on each token; max_tokens:
+    tokens listed, the rest are counted.
     """
     labels = labels or {}
     if not found.totals:
         return Text("no feature fires on this text", style="dim")
-    parts: list[RenderableType] = [_heading("strongest features", "by the sum over the text")]
+    order = {"sum": "the sum over the text", "max": "the largest value", "n_tokens": "tokens"}[by]
+    parts: list[RenderableType] = [_heading("strongest features", f"by {order}")]
     pieces = tuple(token.piece for token in found.tokens)
-    for total in found.totals[:n_features]:
+    for total in found.ranked(by)[:n_features]:
         reach = f"{total.n_tokens} token{'s' if total.n_tokens != 1 else ''}"
         head = _grid("left", "left", "right", stretch=1)
         head.add_row(
@@ -108,6 +111,31 @@ def text_page(
     parts.append(tokens)
     if len(found.tokens) > max_tokens:
         parts.append(Text(f"… and {len(found.tokens) - max_tokens} more tokens", style="dim"))
+    return Group(*parts)
+
+
+def differences_page(
+    rows: Sequence[TextDifference], labels: Labels | None = None, *, limit: int = 20
+) -> RenderableType:
+    """What fires more in text A, then what fires more in text B, by the mean value a token.
+
+    rows: as `differences` gives them. limit: shown of either side.
+    """
+    labels = labels or {}
+    more_a = [row for row in rows if row.difference > 0][:limit]
+    more_b = [row for row in reversed(rows) if row.difference < 0][:limit]
+    parts: list[RenderableType] = []
+    for name, side in (("A", more_a), ("B", more_b)):
+        parts.append(_heading(f"more in {name}", "mean a token in A · in B"))
+        table = _grid("left", "left", "right", "right", stretch=1)
+        for row in side:
+            table.add_row(
+                Text(f"#{row.latent}", style="bold"),
+                label_text(labels.get(row.latent)),
+                Text(f"{abs(row.difference):+.2f}"),
+                Text(f"{row.a:.2f} · {row.b:.2f}", style="dim"),
+            )
+        parts.append(table if side else Text("nothing", style="dim"))
     return Group(*parts)
 
 

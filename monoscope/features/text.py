@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,15 +67,47 @@ class TextFeatures:
         """One latent's value on every token, 0 where it is silent: [S]."""
         return [dict(token.active).get(latent, 0.0) for token in self.tokens]
 
-    def to_json(self, *, per_token: int | None = None, limit: int | None = None) -> dict[str, Any]:
-        """A JSON-able dict; per_token and limit cut the lists of latents (None: all of them)."""
+    def to_json(
+        self, *, per_token: int | None = None, limit: int | None = None,
+        by: Literal["sum", "max", "n_tokens"] = "sum",
+    ) -> dict[str, Any]:  # fmt: skip
+        """A JSON-able dict; per_token and limit cut the lists of latents (None: all of them).
+
+        by: the order of the totals, as `ranked` has it.
+        """
         tokens = [
             asdict(token)
             | {"active": [{"latent": i, "value": v} for i, v in token.active[:per_token]]}
             for token in self.tokens
         ]
-        totals = [asdict(total) for total in self.totals[:limit]]
+        totals = [asdict(total) for total in self.ranked(by)[:limit]]
         return {"text": self.text, "site": self.site, "tokens": tokens, "totals": totals}
+
+
+@dataclass(frozen=True)
+class TextDifference:
+    """A latent in two texts: its mean value over kept tokens in each, and a − b."""
+
+    latent: int
+    a: float
+    b: float
+    difference: float
+
+
+def differences(
+    a: TextFeatures, b: TextFeatures, limit: int | None = None
+) -> list[TextDifference]:  # fmt: skip
+    """The latents of either text by a − b falling; limit: only so many from either end."""
+    mean_a, mean_b = _means(a), _means(b)
+    rows = [
+        TextDifference(i, x, y, x - y)
+        for i in mean_a.keys() | mean_b.keys()
+        for x, y in [(mean_a.get(i, 0.0), mean_b.get(i, 0.0))]
+    ]
+    rows.sort(key=lambda row: (-row.difference, row.latent))
+    if limit is None or len(rows) <= 2 * limit:
+        return rows
+    return rows[:limit] + rows[-limit:]
 
 
 def features_on_text(
@@ -94,6 +126,22 @@ def features_on_text(
         lm, sae, encoded.ids, encoded.pieces(text), prefix=lm.prefix_ids,
         context_length=context_length,
     )  # fmt: skip
+
+
+def features_on_chat(
+    lm: LM, sae: SAE, messages: Sequence[Mapping[str, str]], *, context_length: int = CONTEXT_LENGTH
+) -> TextFeatures:
+    """As `features_on_text`, for a chat in the model's own template, whose tokens are read too."""
+    text = chat_text(lm, messages)
+    encoded = lm.encode([text])[0]
+    return features_on_ids(
+        lm, sae, encoded.ids, encoded.pieces(text), context_length=context_length
+    )  # fmt: skip
+
+
+def chat_text(lm: LM, messages: Sequence[Mapping[str, str]]) -> str:
+    """A chat as the model's template writes it, its beginning and special tokens included."""
+    return lm.decode(lm.chat([dict(message) for message in messages]))
 
 
 def features_on_ids(
@@ -189,3 +237,8 @@ def _totals(tokens: tuple[TextToken, ...]) -> tuple[LatentTotal, ...]:
         top, peak = max(hits, key=lambda hit: (hit[0], -hit[1]))
         totals.append(LatentTotal(latent, sum(v for v, _ in hits), top, len(hits), peak))
     return tuple(sorted(totals, key=lambda t: (-t.sum, t.latent)))
+
+
+def _means(found: TextFeatures) -> dict[int, float]:
+    n = max(1, sum(token.kept for token in found.tokens))
+    return {total.latent: total.sum / n for total in found.totals}

@@ -1,6 +1,7 @@
 """Steering: edits as values, steered generation, and finding the features that write."""
 
 from monoscope.steer.edits import Ablate, Add, Cap, Edit, Scale, Set, parse_edit
+from monoscope.steer.feature_sweep import FeatureSweep, SweepResult, sweep_feature
 from monoscope.steer.generate import Generation, TokenScore, generate
 from monoscope.steer.live import LiveToken, side_by_side
 from monoscope.steer.prompts import NEUTRAL_PROMPTS
@@ -15,6 +16,7 @@ __all__ = [
     "Add",
     "Cap",
     "Edit",
+    "FeatureSweep",
     "Generation",
     "LiveToken",
     "OutputScore",
@@ -22,6 +24,7 @@ __all__ = [
     "Scale",
     "Set",
     "StrengthSearch",
+    "SweepResult",
     "SweetSpot",
     "TokenScore",
     "Trial",
@@ -34,4 +37,5 @@ __all__ = [
     "search_strength",
     "side_by_side",
     "sweep",
+    "sweep_feature",
 ]

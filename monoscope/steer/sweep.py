@@ -41,6 +41,10 @@ class Point:
     kind: Kind
     trial: Trial
 
+    def to_json(self) -> dict[str, object]:
+        """kind, and the trial's figures and texts."""
+        return {"kind": self.kind, **self.trial.to_json()}
+
 
 @dataclass(frozen=True)
 class SweetSpot:
@@ -58,6 +62,13 @@ class SweetSpot:
     def found(self) -> bool:
         """Whether the direction itself achieves something: it scores, and above both controls."""
         return self.best.score > max(0.0, self.control)
+
+    def to_json(self) -> dict[str, object]:
+        """found, best, control, prompt."""
+        return {
+            "found": self.found, "best": self.best.to_json(), "control": self.control,
+            "prompt": self.prompt,
+        }  # fmt: skip
 
 
 def sweep(

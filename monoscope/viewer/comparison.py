@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -11,7 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monoscope.features.atlas import Atlas, load_atlas
-from monoscope.features.compare import Family, Links, check_comparable, families, nearest_links
+from monoscope.features.compare import (
+    THRESHOLD,
+    Family,
+    Links,
+    check_comparable,
+    families,
+    nearest_links,
+)
 from monoscope.viewer import found
 from monoscope.viewer.catalogue import Catalogue, integers
 from monoscope.viewer.found import Found
@@ -27,6 +35,24 @@ SELECT latent, doc, start, "values" FROM examples
 WHERE latent IN ({ids}) AND doc IN ({docs})"""
 _DOCUMENTS = "SELECT doc, split, text, ends, meta FROM contexts WHERE doc IN ({ids})"
 _HASHES = "SELECT doc, md5(text) AS hash FROM contexts ORDER BY doc DESC"
+
+
+def open_comparison(
+    a: str | os.PathLike[str], b: str | os.PathLike[str], runs: str | os.PathLike[str] | None = None
+) -> Comparison:
+    """Two atlases, with the SAEs they were made from.
+
+    runs: a folder below which both SAEs lie; by default they are looked for beside each atlas.
+    Raises FormatError for what is no atlas, MismatchError for atlases that cannot be compared and
+    where an SAE is not found.
+    """
+    first, second = (load_atlas(folder).folder.resolve() for folder in (a, b))
+    if runs is not None:
+        return Comparison(found.look(Path(runs)), first, second)
+    seen = found.look(first.parent)
+    if second.parent != first.parent:
+        seen = seen.joined(found.look(second.parent))
+    return Comparison(seen, first, second)
 
 
 class Place(NamedTuple):
@@ -67,6 +93,21 @@ class Comparison:
     def families(self, threshold: float) -> list[Family]:
         """The families at a threshold; the last few thresholds are kept."""
         return self._families(threshold)
+
+    def found(
+        self, threshold: float = THRESHOLD, *, kind: str | None = None, words: str = ""
+    ) -> list[Family]:
+        """The families of one kind, if one is named, with all the words in a label of one side."""
+        kept = [f for f in self.families(threshold) if kind is None or f.kind == kind]
+        if words.strip():
+            named = [self._named(side, words) for side in (0, 1)]
+            kept = [f for f in kept if named[0].intersection(f.a) or named[1].intersection(f.b)]
+        return kept
+
+    @cached_property
+    def labels(self) -> tuple[dict[int, str | None], ...]:
+        """What the latents of either atlas were called when this was first asked."""
+        return tuple(atlas.labels() for atlas in self.atlases)
 
     @cached_property
     def documents(self) -> tuple[dict[int, int], dict[int, int]]:
@@ -156,6 +197,14 @@ class Comparison:
             for c in self.catalogues
         ]
         return nearest_links(rows[0], rows[1], alive[0], alive[1])
+
+    def _named(self, side: int, q: str) -> set[int]:
+        """Latents whose label holds every word."""
+        words = q.lower().split()
+        rows = self.catalogues[side].ask(
+            "SELECT latent, lower(label) AS label FROM rows WHERE label IS NOT NULL"
+        )
+        return {row["latent"] for row in rows if all(word in row["label"] for word in words)}
 
     def _sorted(self, threshold: float) -> list[Family]:
         return families(self.links, threshold)

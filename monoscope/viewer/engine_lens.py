@@ -76,7 +76,7 @@ def read(
 
     Raises CorpusError for no tokens, ConfigError for more than the context or max_tokens.
     """
-    from monoscope.features.text import features_on_ids
+    from monoscope.features.text import chat_text, features_on_ids
 
     lm = loaded.lm
     prefix: tuple[int, ...] = ()
@@ -84,7 +84,7 @@ def read(
         text, prefix = given, lm.prefix_ids
     else:
         # the template writes its own beginning; its special tokens are read back as what they are
-        text = lm.decode(lm.chat(list(given)))
+        text = chat_text(lm, given)
     encoded = lm.encode([text])[0]
     most = min(max_tokens, lm.context_length - len(prefix))
     if len(encoded.ids) > most:
@@ -103,8 +103,13 @@ def read(
 def shown(
     found: TextFeatures, *, per_token: int, limit: int, pinned: Iterable[int] = ()
 ) -> LensText:
-    """What is answered for one text: the strongest of everything, and the pinned everywhere."""
-    wanted = set(pinned)
+    """What is answered for one text: the strongest of everything.
+
+    Latents told in total, and those pinned, are told on every token where they fire.
+    """
+    always = set(pinned)
+    ranked = [t for rank, t in enumerate(found.totals) if rank < limit or t.latent in always]
+    wanted = {t.latent for t in ranked}
     n_kept = sum(token.kept for token in found.tokens)
     tokens = []
     for token in found.tokens:
@@ -121,7 +126,6 @@ def shown(
                 values=[round(value, 4) for _, value in active],
             )
         )
-    ranked = [t for rank, t in enumerate(found.totals) if rank < limit or t.latent in wanted]
     totals = [
         LensTotal(
             latent=t.latent, sum=t.sum, mean=t.sum / n_kept, max=t.max, n_tokens=t.n_tokens,
@@ -130,25 +134,6 @@ def shown(
         for t in ranked
     ]  # fmt: skip
     return LensText(tokens=tokens, n_kept=n_kept, n_active=len(found.totals), totals=totals)
-
-
-def differences(a: TextFeatures, b: TextFeatures, limit: int) -> list[Difference]:
-    """The latents whose mean over kept tokens differs most, `limit` each way, by a − b falling."""
-    mean_a, mean_b = _means(a), _means(b)
-    rows = [
-        Difference(latent=i, a=x, b=y, difference=x - y)
-        for i in mean_a.keys() | mean_b.keys()
-        for x, y in [(mean_a.get(i, 0.0), mean_b.get(i, 0.0))]
-    ]
-    rows.sort(key=lambda row: (-row.difference, row.latent))
-    if len(rows) <= 2 * limit:
-        return rows
-    return rows[:limit] + rows[-limit:]
-
-
-def _means(found: TextFeatures) -> dict[int, float]:
-    n = max(1, sum(token.kept for token in found.tokens))
-    return {total.latent: total.sum / n for total in found.totals}
 
 
 def facts(catalogue: Catalogue, latents: Iterable[int]) -> dict[int, Fact]:

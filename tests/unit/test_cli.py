@@ -17,7 +17,7 @@ from monoscope.errors import ConfigError, TrainingError
 
 VERBS = (
     "demo", "collect", "train", "eval", "report", "index", "label", "sweep", "features", "view",
-    "steer", "info", "import", "export",
+    "info", "steer", "compare", "import", "export",
 )  # fmt: skip
 
 
@@ -90,10 +90,25 @@ def test_help_loads_no_heavy_library():
         (["index", "nosae", "--store", "s", "--out", "o"], "nosae is not an SAE folder"),
         (["label", "noatlas", "nosae", "--store", "s"], "noatlas is not an atlas"),
         (["steer", "nosae", "--prompt", "p", "--edit", "1=ablate"], "nosae is not an SAE"),
-        (["steer", "nosae", "--prompt", "p"], "--edit"),
+        (["steer", "nosae", "--prompt", "p", "--words", "w"], "Give --sweep N"),
+        (["steer", "nosae", "--prompt", "p", "--sweep", "1"], "Give --atlas"),
+        (
+            ["steer", "nosae", "--prompt=p", "--sweep=1", "--atlas=a", "--edit=1=ablate"],
+            "makes its own edits",
+        ),
+        (
+            ["steer", "nosae", "--prompt=p", "--sweep=1", "--atlas=a", "--strengths=1,x"],
+            "--strengths",
+        ),
+        (["steer", "nosae", "--messages", "hello"], "bad --messages"),
+        (["compare", "noatlas", "b"], "noatlas is not an atlas"),
+        (["compare", "a", "b", "--kind", "same"], "bad --kind"),
         (["features", "noatlas"], "noatlas is not an atlas"),
         (["features", "a", "--search", "x", "--id", "1"], "one question at a time"),
         (["features", "a", "--text", "x"], "--text and --sae belong together"),
+        (["features", "a", "--messages", "[]"], "--messages and --sae belong together"),
+        (["features", "a", "--text-b", "x"], "--text-b is compared with --text"),
+        (["features", "a", "--text", "x", "--sae", "s", "--by", "size"], "bad --by"),
         (["features", "a", "--limit", "0"], "--limit"),
         (["view", "noatlas", "--no-browser"], "noatlas is not an atlas"),
         (["view", "noatlas", "--port", "99999"], "--port"),

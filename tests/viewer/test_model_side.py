@@ -64,9 +64,12 @@ def test_the_lens_tells_what_fires_by_strength(api, lm, sae, atlas):
     own = features_on_text(lm, sae, TEXT)
     assert "".join(t["piece"] for t in answer["tokens"]) == TEXT
     assert [t["kept"] for t in answer["tokens"]] == [t.kept for t in own.tokens]
+    strongest = {t.latent for t in own.ranked()[:7]}
     for token, mine in zip(answer["tokens"], own.tokens, strict=True):
-        assert token["latents"] == [i for i, _ in mine.active[:5]]
-        assert token["values"] == pytest.approx([v for _, v in mine.active[:5]], abs=1e-3)
+        # those told in total are told wherever they fire, so that the text can be shaded by them
+        wanted = [p for n, p in enumerate(mine.active) if n < 5 or p[0] in strongest]
+        assert token["latents"] == [i for i, _ in wanted]
+        assert token["values"] == pytest.approx([v for _, v in wanted], abs=1e-3)
         assert token["values"] == sorted(token["values"], reverse=True)
         assert token["n_active"] == len(mine.active)
     n_kept = sum(t.kept for t in own.tokens)

@@ -226,10 +226,7 @@ def _compare(
     limit: int, start: int,
 ) -> CompareOut:  # fmt: skip
     everything = pair.families(threshold)
-    kept = [f for f in everything if kind is None or f.kind == kind]
-    if q.strip():
-        named = [_named(pair, side, q) for side in (0, 1)]
-        kept = [f for f in kept if named[0].intersection(f.a) or named[1].intersection(f.b)]
+    kept = pair.found(threshold, kind=kind, words=q)
     page = kept[start : start + limit]
     links = pair.links
     return CompareOut(
@@ -255,15 +252,6 @@ def _items(pair: Comparison, page: list[Family]) -> list[FamilyOut]:
         )
         for i, f in enumerate(page)
     ]  # fmt: skip
-
-
-def _named(pair: Comparison, side: int, q: str) -> set[int]:
-    """Latents whose label holds every word."""
-    words = q.lower().split()
-    rows = pair.catalogues[side].ask(
-        "SELECT latent, lower(label) AS label FROM rows WHERE label IS NOT NULL"
-    )
-    return {row["latent"] for row in rows if all(word in row["label"] for word in words)}
 
 
 def _side(pair: Comparison, side: int, name: str, cosine: Any) -> Side:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -14,7 +15,6 @@ from monoscope.viewer.engine_lens import (
     Difference,
     Fact,
     LensText,
-    differences,
     facts,
     mentioned,
     read,
@@ -57,7 +57,8 @@ class Given(BaseModel):
 
 
 class LensRequest(Given):
-    """per_token: latents told of each token; limit: in total; pinned: told wherever they fire."""
+    """per_token: latents told of each token; limit: in total. Those in total, and those pinned, are
+    told wherever they fire."""
 
     per_token: int = Field(default=16, ge=1, le=1024)
     limit: int = Field(default=60, ge=1, le=1000)
@@ -112,8 +113,11 @@ def router(state: ViewerState) -> APIRouter:
         """What fires more in a than in b, by mean value over the tokens that count."""
 
         def work(loaded: Loaded) -> Iterator[CompareAnswer]:
+            from monoscope.features.text import differences
+
             found = [read(loaded, given.plain()) for given in (body.a, body.b)]
-            rows = differences(found[0], found[1], body.limit)
+            told = differences(found[0], found[1], body.limit)
+            rows = [Difference(**asdict(row)) for row in told]
             pinned = [row.latent for row in rows]
             a, b = (
                 shown(f, per_token=body.per_token, limit=body.limit, pinned=pinned) for f in found

@@ -14,12 +14,10 @@ from monoscope.viewer import engine_stream
 from monoscope.viewer.api.lens import Messages, Text
 from monoscope.viewer.engine import Loaded, answer, ask
 from monoscope.viewer.engine_edits import Edits, Latent, edits_of
-from monoscope.viewer.promises import promised
 from monoscope.viewer.state import ViewerState
 
 if TYPE_CHECKING:
     from monoscope.steer.live import LiveToken
-    from monoscope.steer.strength import Trial
 
 NewTokens = Annotated[int, Field(ge=1, le=100_000, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
@@ -39,17 +37,11 @@ class _Prompt(BaseModel):
             raise ValueError("give prompt or messages, one of them")
         return self
 
-    def ids(self, loaded: Loaded, before: str = "") -> list[int]:
-        """The prompt as ids; `before` is put in front of what the user says."""
-        from monoscope.steer.generate import prompt_ids
-
+    def plain(self) -> str | list[dict[str, str]]:
+        """As the engine takes it."""
         if self.messages is None:
-            return prompt_ids(loaded.lm, before + (self.prompt or ""))
-        turns = [turn.model_dump() for turn in self.messages]
-        if before:
-            last = max((i for i, t in enumerate(turns) if t["role"] == "user"), default=-1)
-            turns[last] = turns[last] | {"content": before + turns[last]["content"]}
-        return prompt_ids(loaded.lm, turns)
+            return self.prompt or ""
+        return [turn.model_dump() for turn in self.messages]
 
 
 class SteerRequest(_Prompt):
@@ -130,6 +122,8 @@ def router(state: ViewerState) -> APIRouter:
         """The tokens by which a sweep of this latent would count its effect."""
 
         def work(loaded: Loaded) -> Iterator[Promise]:
+            from monoscope.steer.promises import promised
+
             _, tokens, basis = promised(loaded.lm, loaded.atlas.feature(latent))
             yield Promise(latent=latent, tokens=tokens, basis=basis)
 
@@ -144,10 +138,11 @@ def _encode(event: Event) -> str:
 
 
 def _steered(loaded: Loaded, body: SteerRequest) -> Iterator[Event]:
+    from monoscope.steer.generate import prompt_ids
     from monoscope.steer.live import side_by_side
 
     edits = edits_of(body.edits, loaded)
-    given = body.ids(loaded)
+    given = prompt_ids(loaded.lm, body.plain())
     tokens = side_by_side(
         loaded.lm,
         given,
@@ -183,58 +178,24 @@ def _side(tokens: Sequence[LiveToken]) -> dict[str, Any]:
 
 
 def _swept(loaded: Loaded, body: SweepRequest) -> Iterator[Event]:
-    from monoscope.steer.prompts import NEUTRAL_PROMPTS
-    from monoscope.steer.rows import check_prompts
-    from monoscope.steer.sweep import Point, Progress, sweep
+    from monoscope.steer.feature_sweep import sweep_feature
+    from monoscope.steer.sweep import Point, Progress
 
-    lm = loaded.lm
-    feature = loaded.atlas.feature(body.latent)
-    wanted, tokens, basis = promised(lm, feature, body.words)
-    said = body.ask or f"Write about {', '.join(dict.fromkeys(t.strip() for t in tokens[:3]))}."
-    before = said.rstrip() + "\n\n"
-    prompts, asked = [body.ids(loaded)], [body.ids(loaded, before)]
-    if body.neutral and body.messages is None:
-        prompts += check_prompts(lm, NEUTRAL_PROMPTS)
-        asked += check_prompts(lm, [before + text for text in NEUTRAL_PROMPTS])
-    told = sweep(
-        lm,
+    task = sweep_feature(
+        loaded.lm,
         loaded.sae,
-        body.latent,
-        wanted,
-        prompts=prompts,
-        asked=asked,
+        loaded.atlas.feature(body.latent),
+        body.plain(),
+        words=body.words,
+        ask=body.ask,
+        neutral=body.neutral,
         strengths=body.strengths,
         max_new_tokens=body.max_new_tokens,
         seed=body.seed,
     )
-    neutral = list(NEUTRAL_PROMPTS) if len(prompts) > 1 else []
-    yield (
-        "start",
-        {
-            "latent": body.latent,
-            "label": feature.label,
-            "tokens": tokens,
-            "basis": basis,
-            "ask": said,
-            "neutral": neutral,
-        },
-    )
-    for event in told:
+    yield "start", task.to_json()
+    for event in task.events:
         if isinstance(event, Progress):
             yield "progress", asdict(event)
-        elif isinstance(event, Point):
-            yield "point", {"kind": event.kind, **_figures(event.trial)}
         else:
-            yield (
-                "sweetspot",
-                {
-                    "found": event.found,
-                    "best": _figures(event.best),
-                    "control": event.control,
-                    "prompt": event.prompt,
-                },
-            )
-
-
-def _figures(trial: Trial) -> dict[str, Any]:
-    return trial.to_json()
+            yield "point" if isinstance(event, Point) else "sweetspot", event.to_json()

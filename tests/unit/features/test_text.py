@@ -12,7 +12,12 @@ from torch import Tensor
 
 from monoscope.data.masking import MaskPolicy
 from monoscope.errors import ConfigError, CorpusError, MismatchError
-from monoscope.features.text import TextFeatures, features_on_text
+from monoscope.features.text import (
+    TextFeatures,
+    differences,
+    features_on_chat,
+    features_on_text,
+)
 from monoscope.lm.protocol import Encoded
 from monoscope.ops.codes import SparseCodes
 from monoscope.sites import Site
@@ -141,3 +146,42 @@ def test_mistakes_are_named() -> None:
     sae.config.d_in = 99
     with pytest.raises(MismatchError, match="got d_in 99"):
         features_on_text(LM(), sae, "a")
+
+
+def test_two_texts_differ_by_mean_over_the_tokens_that_count():
+    lm, sae = LM(), SAE()
+    a, b = (features_on_text(lm, sae, text) for text in ("ab!c", "xyz"))
+    codes = [by_hand(lm, sae, text, 127) for text in ("ab!c", "xyz")]
+    codes[0][2] = 0  # the sink is masked, and is not among the tokens that the mean is over
+    gap = codes[0].sum(0) / 3 - codes[1].sum(0) / 3
+    told = differences(a, b)
+    assert {row.latent for row in told} == set(torch.nonzero(gap).flatten().tolist())
+    assert [row.difference for row in told] == pytest.approx(
+        sorted((float(g) for g in gap if g), reverse=True), abs=1e-5
+    )
+    for row in told:
+        assert row.a - row.b == pytest.approx(float(gap[row.latent]), abs=1e-5)
+    assert [r.latent for r in differences(a, b, 1)] == [told[0].latent, told[-1].latent]
+
+
+def test_a_chat_is_read_in_the_template_without_another_prefix():
+    class Chatty(LM):
+        def chat(self, messages):
+            return [BOS, *(ord(c) for m in messages for c in f"{m['role'][0]}:{m['content']};")]
+
+        def decode(self, ids):
+            return "".join(map(chr, ids))
+
+    lm, sae = Chatty(), SAE()
+    found = features_on_chat(lm, sae, [{"role": "user", "content": "hi"}])
+    assert found.text == "\x01u:hi;"
+    assert [t.kept for t in found.tokens] == [False] + [True] * 5
+    assert lm.seen == [[BOS, *map(ord, "u:hi;")]]
+
+
+def test_totals_are_told_in_the_order_asked_for():
+    found = features_on_text(LM(), SAE(), "what fires here?")
+    for by in ("sum", "max", "n_tokens"):
+        told = found.to_json(by=by, limit=4)["totals"]
+        assert [t[by] for t in told] == sorted((t[by] for t in told), reverse=True)
+        assert [t["latent"] for t in told] == [t.latent for t in found.ranked(by)[:4]]

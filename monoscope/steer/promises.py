@@ -4,20 +4,40 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from monoscope.errors import ConfigError
-from monoscope.features.feature import Feature
-
-if TYPE_CHECKING:
-    from monoscope.lm.protocol import LM
+from monoscope.lm.protocol import LM
+from monoscope.steer.screen import by_rank
 
 Basis = Literal["given", "contexts", "logits"]
 MOST = 24  # tokens; beyond them, weights are below a fifth
 
 
+class Context(Protocol):
+    """A place in a text where a feature fires: the text in pieces, and which is the peak."""
+
+    @property
+    def pieces(self) -> list[str]: ...
+    @property
+    def peak(self) -> int: ...
+
+
+class Promising(Protocol):
+    """What is asked of a feature of an atlas: its strongest contexts and its logit lens."""
+
+    @property
+    def latent(self) -> int: ...
+    @property
+    def label(self) -> str | None: ...
+    @property
+    def top(self) -> Sequence[Context]: ...
+    @property
+    def top_tokens(self) -> list[str] | None: ...
+
+
 def promised(
-    lm: LM, feature: Feature, words: Sequence[str] = ()
+    lm: LM, feature: Promising, words: Sequence[str] = ()
 ) -> tuple[dict[int, float], list[str], Basis]:
     """Token ids with their weights 1/log2(2 + rank), the tokens' texts, and where they are from.
 
@@ -25,8 +45,6 @@ def promised(
     Without words: the tokens that the feature's strongest contexts peak on, commonest first; else
     the tokens that its direction makes likelier. Raises ConfigError where none is one whole token.
     """
-    from monoscope.steer.screen import by_rank
-
     basis: Basis = "given"
     pieces = [form for word in words for form in (f" {word.strip()}", word.strip()) if word.strip()]
     if not words:
