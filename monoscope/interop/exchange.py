@@ -9,13 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from monoscope.artifact import load_sae, save_sae
 from monoscope.artifact.checks import check_together
 from monoscope.artifact.interop import FORMATS, InteropWarning
 from monoscope.artifact.interop.export import export_sae
-from monoscope.artifact.interop.probe import N_TOKENS, stored_probe, write_probe
+from monoscope.artifact.interop.hub import located
+from monoscope.artifact.interop.probe import (
+    FILE,
+    N_TOKENS,
+    TOLERANCE,
+    Probe,
+    differences,
+    read_probe,
+    write_probe,
+)
 from monoscope.errors import ConfigError, nearest
 from monoscope.evals import reconstruction, tokens
 from monoscope.evals.bootstrap import point
@@ -31,7 +41,8 @@ _BAD_FVU = 1.0  # the mean alone has this much
 
 @dataclass(frozen=True)
 class Imported:
-    """An SAE taken in. lost: what could not be carried; figures: on the store's held-out tokens."""
+    """An SAE taken in. lost: what could not be carried; figures: on the store's held-out tokens,
+    or on the activations that came with it."""
 
     sae: SAE
     lost: list[str] = field(default_factory=list)
@@ -64,29 +75,35 @@ def import_sae(
 
     source, form, scale: as load_sae.  store: activations of the SAE's model and site; gives fvu and
     l0 on SIGHT_TOKENS held-out tokens, model, site, mask policy and norms where the file says none
-    of them, and the probe that later exports are checked on.
+    of them, and the probe that later exports are checked on. Without one, the figures are those of
+    the activations stored with the SAE, where there are any; and either way what it computes must
+    be what was stored with them, or a warning says that it is not.
 
     Raises what load_sae raises, MismatchError for a store of another width, site or model.
     """
+    place = located(source)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InteropWarning)
-        sae = load_sae(source, form=form, scale=scale)
+        sae = load_sae(place, form=form, scale=scale)
     lost = _passed_on(caught)
-    figures: dict[str, float | int | None] = {}
-    probe = None
+    held = read_probe(place, sae.d_sae)
+    if held is not None and (changed := _changed(sae, held)):
+        lost, held = [*lost, changed], None
+    probe = held.x if held is not None and held.real else None
+    figures: dict[str, float | int | None] = {} if probe is None else _on_probe(sae, probe)
     if store is not None:
         check_together(sae, store, None)
         figures = on_sight(sae, store)
         probe = next(store.batches("held_out", N_TOKENS)).acts.float()
         _complete(sae, store)
-        fvu = figures["fvu"]
-        if fvu is None or fvu >= _BAD_FVU:
-            lost.append(
-                f"fvu {fvu}: worse than the mean; is it another site, or a normalisation that the "
-                "file does not hold (--scale)?"
-            )
+    fvu = figures.get("fvu")
+    if figures and (fvu is None or fvu >= _BAD_FVU):
+        lost.append(
+            f"fvu {fvu}: worse than the mean; is it another site, or a normalisation that the "
+            "file does not hold (--scale)?"
+        )
     if out is not None:
-        folder = save_sae(sae, out, also=("probe.safetensors",))
+        folder = save_sae(sae, out, also=(FILE,))
         if probe is not None:
             write_probe(sae, probe, folder)
     return Imported(sae, lost, figures)
@@ -97,10 +114,33 @@ def on_sight(
 ) -> dict[str, float | int | None]:
     """fvu, l0, cosine and shrinkage of an SAE on about n_tokens held-out tokens of a store."""
     docs = tokens.choose_documents(tokens.held_out_lengths(store), n_tokens, seed)
-    mean = reconstruction.mean_of(tokens.held_out_tiles(store, docs))
+    return _figures(sae, lambda: tokens.held_out_tiles(store, docs))
+
+
+def _on_probe(sae: SAE, x: Tensor) -> dict[str, float | int | None]:
+    """The same on activations x [n,D]."""
+    return _figures(sae, lambda: [(x, torch.zeros(len(x), dtype=torch.int64))])
+
+
+@torch.no_grad()
+def _figures(sae: SAE, tiles: Callable[[], reconstruction.Tiles]) -> dict[str, float | int | None]:
+    mean = reconstruction.mean_of(tiles())
     methods = {"sae": reconstruction.with_sae(sae)}
-    sums = reconstruction.measure(methods, tokens.held_out_tiles(store, docs), mean)["sae"].sums()
+    sums = reconstruction.measure(methods, tiles(), mean)["sae"].sums()
     return point(sums, reconstruction.figures) | {"n_tokens": int(sums.total()["n"][0])}
+
+
+def _changed(sae: SAE, held: Probe) -> str | None:
+    """How the SAE differs from the one whose codes are stored with it; None where it does not."""
+    if held.x.shape[1] != sae.d_in:
+        return f"{FILE} is of another SAE: its activations have {held.x.shape[1]} dimensions"
+    codes, x_hat = differences(sae, held)
+    if codes <= TOLERANCE and x_hat <= TOLERANCE:
+        return None
+    return (
+        f"it does not compute what is stored in its {FILE}: codes differ by {codes:.1e}, "
+        f"reconstructions by {x_hat:.1e} of their size; its files were changed, or are read wrongly"
+    )
 
 
 def export(
@@ -120,18 +160,19 @@ def export(
     Raises ConfigError for an unknown format or a missing atlas, MismatchError for an SAE or atlas
     that does not fit, OutputError if the folder cannot be written.
     """
-    sae = load_sae(source)
+    place = located(source)
+    sae = load_sae(place)
     if store is not None:
         check_together(sae, store, None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InteropWarning)
         if to in FORMATS:
-            told = export_sae(sae, out, to, _probe(source, store)).to_json()
+            told = export_sae(sae, out, to, _probe(sae, place, store)).to_json()
         else:
             writer = _writers().get(to)
             if writer is None:
                 raise _unknown(to)
-            told = writer(sae, Path(out), atlas, _probe(source, store))
+            told = writer(sae, Path(out), atlas, _probe(sae, place, store))
     _passed_on(caught)
     return {"format": to, "out": os.fspath(out), **told}
 
@@ -166,10 +207,11 @@ def _unknown(to: str) -> ConfigError:
     )
 
 
-def _probe(source: str | Path, store: ActivationStore | None) -> Tensor | None:
+def _probe(sae: SAE, source: str | Path, store: ActivationStore | None) -> Tensor | None:
     if store is not None:
         return next(store.batches("held_out", N_TOKENS)).acts.float()
-    return stored_probe(source)
+    held = read_probe(source, sae.d_sae)
+    return held.x if held is not None and held.real else None
 
 
 def _complete(sae: SAE, store: ActivationStore) -> None:

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from monoscope.artifact import load_sae, save_sae
+from monoscope.artifact.interop import probe
 from monoscope.errors import FormatError, MismatchError, OutputError
 from monoscope.files import require_folder, write_atomic
 from monoscope.locks import folder_lock
@@ -18,7 +21,7 @@ from monoscope.train.events import EventLog
 from monoscope.train.state import TrainState, checkpoints, read_checkpoint, save_checkpoint
 
 NOTE, EVENTS, DONE = "run.json", "events.jsonl", "sae.json"
-_OURS = (NOTE, EVENTS, "sae.safetensors", "checkpoint-*", ".checkpoint-*")
+_OURS = (NOTE, EVENTS, "sae.safetensors", probe.FILE, "checkpoint-*", ".checkpoint-*")
 
 
 class RunFolder:
@@ -102,11 +105,16 @@ class RunFolder:
         """The newest checkpoint there is."""
         return next(reversed(checkpoints(self.path)), None)
 
-    def finish(self, sae: SAE, metrics: dict[str, Any]) -> None:
-        """Write the SAE and metrics; the checkpoints go once it is whole on disk."""
+    def finish(self, sae: SAE, metrics: dict[str, Any], x: Tensor) -> None:
+        """Write the SAE and metrics; the checkpoints go once it is whole on disk.
+
+        x [n,D]: raw activations, the first of which are kept with their codes and reconstruction,
+        so that whoever exports or loads the SAE later can see that it still computes the same.
+        """
         note = {"config": self.about, "status": "finished", "metrics": metrics}
         write_atomic(self.path / NOTE, json.dumps(note, indent=1))
-        save_sae(sae, self.path, also=_OURS)
+        probe.write_probe(sae, x[: probe.N_TOKENS], self.path)
+        save_sae(sae, self.path, also=_OURS)  # last: its sae.json says that the run is finished
         self._clear()
 
     def _clear(self) -> None:

@@ -192,7 +192,7 @@ class _Workshop:
         if config.target_l0 is not None:
             metrics["target"] = controller.outcome(state, config, measured.l0)
         if folder is not None:
-            folder.finish(state.sae, metrics)
+            folder.finish(state.sae, metrics, batches[0])
         return Run(state.sae, metrics, None if folder is None else folder.path)
 
 

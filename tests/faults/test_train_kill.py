@@ -85,9 +85,9 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
         here = out / str(list(SCENARIOS).index(scenario)) / str(number)
         whole = out / "whole" / str(number)
         assert sorted(p.name for p in here.iterdir()) == [
-            "events.jsonl", "run.json", "sae.json", "sae.safetensors",
+            "events.jsonl", "probe.safetensors", "run.json", "sae.json", "sae.safetensors",
         ]  # fmt: skip
-        for file in ("sae.safetensors", "sae.json"):
+        for file in ("sae.safetensors", "sae.json", "probe.safetensors"):
             assert (here / file).read_bytes() == (whole / file).read_bytes(), name
         assert read_figures(here / "events.jsonl") == read_figures(whole / "events.jsonl"), name
 

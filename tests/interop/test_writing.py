@@ -12,10 +12,10 @@ import torch
 import monoscope as ms
 from monoscope.artifact.interop import FORMATS, InteropWarning, dictionary_learning, saelens
 from monoscope.artifact.interop.export import export_sae
-from monoscope.artifact.interop.probe import drawn_probe, stored_probe
+from monoscope.artifact.interop.probe import drawn_probe, read_probe, stored_probe
 from monoscope.cli import main
 from monoscope.data.harvest import collect
-from monoscope.errors import ConfigError, MismatchError, OutputError
+from monoscope.errors import ConfigError, FormatError, MismatchError, OutputError
 from monoscope.interop import export, import_sae, saebench
 from tests.unit.data.fake_lm import FakeLM, make_corpus
 
@@ -190,6 +190,57 @@ def test_exports_are_checked_on_the_probe_that_was_stored(tmp_path, store):
     x = next(store.batches("held_out", 64)).acts.float()
     assert torch.equal(stored_probe(tmp_path / "c"), x)
     assert (told["probe_tokens"], told["exact"]) == (len(x), True)
+
+
+def test_training_keeps_activations_that_every_copy_is_checked_on(tmp_path, store):
+    run = ms.train(store, d_sae=16, k=3, n_tokens=2_000, batch_size=64, out=tmp_path / "a")
+    held = read_probe(tmp_path / "a", 16)
+    every = torch.cat([b.acts for b in store.batches("train", 4096)]).float()
+    assert held.real and len(held.x) == 64
+    assert all((every == row).all(1).any() for row in held.x)  # of the store, as they are
+    sae = ms.load_sae(tmp_path / "a")
+    codes = sae.encode(held.x)
+    assert torch.equal(codes.to_dense(), held.codes)
+    assert torch.equal(sae.decode(codes), held.x_hat)
+    assert torch.equal(run.sae.encode(held.x).to_dense(), held.codes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InteropWarning)
+        told = export(tmp_path / "a", tmp_path / "b", "saelens")
+    assert told["exact"] and torch.equal(read_probe(tmp_path / "b", 16).x, held.x)
+
+
+def test_import_shows_fvu_and_l0_on_the_activations_that_came_along(tmp_path, store, capsys):
+    ms.train(store, d_sae=16, k=3, n_tokens=2_000, batch_size=64, out=tmp_path / "a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InteropWarning)
+        export(tmp_path / "a", tmp_path / "b", "saelens")
+        taken = import_sae(tmp_path / "b", tmp_path / "c")
+    held = read_probe(tmp_path / "b", 16)
+    x, x_hat = held.x.double(), held.x_hat.double()
+    fvu = float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
+    assert taken.figures["fvu"] == pytest.approx(fvu, rel=1e-6)
+    assert taken.figures["n_tokens"] == 64 and not taken.lost
+    assert read_probe(tmp_path / "c", 16).real
+    # the same file with a normalisation that is not what it was trained with is seen at once
+    config = json.loads((tmp_path / "b" / "cfg.json").read_text())
+    config["normalize_activations"] = "layer_norm"
+    (tmp_path / "b" / "cfg.json").write_text(json.dumps(config))
+    assert run("import", tmp_path / "b", "--out", tmp_path / "d", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert any("does not compute what is stored" in line for line in told["lost"])
+    assert "fvu" not in told
+
+
+def test_activations_drawn_from_the_decoder_give_no_fvu(tmp_path):
+    """They are sums of its own rows, so the figure would flatter or slander it."""
+    export_sae(make("relu"), tmp_path / "a", "saelens")
+    assert not read_probe(tmp_path / "a", L).real
+    taken = import_sae(tmp_path / "a", tmp_path / "b")
+    assert taken.figures == {} and not taken.lost
+    assert read_probe(tmp_path / "b", L) is None
+    (tmp_path / "a" / "probe.safetensors").write_bytes(b"cut short")
+    with pytest.raises(FormatError, match=r"probe\.safetensors.*Delete it"):
+        import_sae(tmp_path / "a")
 
 
 def test_unknown_and_incomplete_requests(tmp_path):

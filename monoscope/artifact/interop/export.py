@@ -37,9 +37,9 @@ class Exported:
 def export_sae(sae: SAE, folder: str | Path, to: str, x: Tensor | None = None) -> Exported:
     """Write `sae` into `folder` in the format `to`, and prove it on probe activations.
 
-    x [n,D]: the probe; drawn from the decoder where it is left out. What was written is read back
-    from the disk and must compute the same; only then is it moved into the folder, with the probe
-    beside it. Each thing the format cannot carry is an InteropWarning.
+    x [n,D]: the probe, a model's activations; drawn from the decoder where it is left out. What
+    was written is read back from the disk and must compute the same; only then is it moved into
+    the folder, with the probe beside it. Each thing the format cannot carry is an InteropWarning.
 
     Raises ConfigError for a format that is unknown, MismatchError for an SAE that it cannot hold,
     OutputError for a folder that holds something else or cannot be written.
@@ -54,6 +54,7 @@ def export_sae(sae: SAE, folder: str | Path, to: str, x: Tensor | None = None) -
     _check(sae, form)
     marks = (*form.marks, "probe.safetensors", "README.md")
     target = require_folder(folder, form.marks[0], also=marks)
+    real = x is not None
     x = drawn_probe(sae) if x is None else x
     lost: list[str] = []
     with tempfile.TemporaryDirectory(dir=target, prefix=".export-", suffix=".part") as room:
@@ -65,7 +66,7 @@ def export_sae(sae: SAE, folder: str | Path, to: str, x: Tensor | None = None) -
             warnings.simplefilter("ignore", InteropWarning)
             back = read_foreign(place, form)
         agreement = compare(sae, back, x)
-        write_probe(sae, x, place)
+        write_probe(sae, x, place, real=real)
         for file in sorted(place.iterdir()):
             shutil.move(file, target / file.name)
     for line in lost:

@@ -27,6 +27,15 @@ def is_hub_id(text: str) -> bool:
     return bool(match) and owner not in (".", "..", "~") and not Path(owner).exists()
 
 
+def located(source: str | Path) -> Path:
+    """The path that `source` names here; fetched first where it is a hub id.
+
+    Raises ModelError as `fetch`.
+    """
+    path = Path(source)
+    return fetch(str(source)) if not path.exists() and is_hub_id(str(source)) else path
+
+
 def fetch(text: str) -> Path:
     """Download the data files of one SAE and give the folder or file they lie in.
 

@@ -1,4 +1,4 @@
-"""Probe activations: what an export is checked on after it has been read back."""
+"""Probe activations: kept with an SAE, so that a copy of it can show that it computes the same."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from monoscope.errors import FormatError, OutputError
+from monoscope.errors import ConfigError, FormatError, OutputError
 from monoscope.files import atomic_path
+from monoscope.ops.codes import SparseCodes
 from monoscope.sae import SAE
 
 FILE = "probe.safetensors"
 N_TOKENS = 64
 TOLERANCE = 1e-5  # of the largest magnitude, in codes and in the reconstruction
+_SOURCE, _MODEL = "activations_of", "model"  # in the file's metadata
 _ACTIVE = 16  # latents mixed into a drawn token
 
 
@@ -40,15 +42,54 @@ class Agreement:
         }  # fmt: skip
 
 
-def stored_probe(folder: str | Path) -> Tensor | None:
-    """The activations x [n,D] stored with an SAE, if there are any."""
+@dataclass(frozen=True)
+class Probe:
+    """Activations x [n,D] and what the SAE made of them when they were stored.
+
+    codes [n,L] dense, x_hat [n,D].  real: x are activations of a model, not drawn from the decoder,
+    so that FVU and L0 on them say something.
+    """
+
+    x: Tensor
+    codes: Tensor
+    x_hat: Tensor
+    real: bool
+
+
+def read_probe(folder: str | Path, d_sae: int) -> Probe | None:
+    """The probe stored with an SAE of d_sae latents, if there is one.
+
+    Raises FormatError if the file is damaged, or was stored with another SAE.
+    """
     path = Path(folder) / FILE
     if not path.is_file():
         return None
     try:
-        return load_file(path)["x"]
-    except (OSError, SafetensorError, KeyError) as error:
-        raise FormatError(f"cannot read {path}", got=error) from error
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            names = ("x", "indices", "values", "offsets", "x_hat")
+            x, indices, values, offsets, x_hat = (file.get_tensor(name) for name in names)
+        codes = SparseCodes(indices, values, offsets, d_sae).to_dense()
+    except (OSError, SafetensorError, ConfigError, ValueError, IndexError, RuntimeError) as error:
+        raise FormatError(
+            f"cannot read {path}", got=error, hint="Delete it: the SAE can do without."
+        ) from error
+    return Probe(x, codes, x_hat, about.get(_SOURCE) == _MODEL)
+
+
+def stored_probe(folder: str | Path) -> Tensor | None:
+    """The activations x [n,D] stored with an SAE, if there are any; FormatError as `read_probe`."""
+    path = Path(folder) / FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            x: Tensor = file.get_tensor("x")
+    except (OSError, SafetensorError) as error:
+        raise FormatError(
+            f"cannot read {path}", got=error, hint="Delete it: the SAE can do without."
+        ) from error
+    return x
 
 
 def drawn_probe(sae: SAE, seed: int = 0) -> Tensor:
@@ -65,15 +106,28 @@ def drawn_probe(sae: SAE, seed: int = 0) -> Tensor:
     return x + sae.b_dec.detach().cpu()
 
 
-def write_probe(sae: SAE, x: Tensor, folder: Path) -> None:
-    """Store x [n,D] with what the SAE makes of it: sparse codes and reconstruction."""
-    codes = sae.encode(x)
+@torch.no_grad()
+def write_probe(sae: SAE, x: Tensor, folder: Path, *, real: bool = True) -> None:
+    """Store x [n,D] with what the SAE makes of it: sparse codes and reconstruction.
+
+    real: x are a model's activations, not those of `drawn_probe`.
+    """
+    codes = sae.encode(x.to(sae.W_enc.device))
     tensors = {
         "x": x, "indices": codes.indices, "values": codes.values, "offsets": codes.offsets,
         "x_hat": sae.decode(codes),
     }  # fmt: skip
+    held = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
     with atomic_path(folder / FILE) as part:
-        save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, part)
+        save_file(held, part, {_SOURCE: _MODEL if real else "decoder"})
+
+
+@torch.no_grad()
+def differences(sae: SAE, probe: Probe) -> tuple[float, float]:
+    """How far the SAE's codes and x̂ on a probe are from the stored ones, of their magnitude."""
+    codes = sae.encode(probe.x.to(sae.W_enc.device))
+    dense, x_hat = codes.to_dense().cpu(), sae.decode(codes).cpu()
+    return _difference(probe.codes, dense), _difference(probe.x_hat, x_hat)
 
 
 @torch.no_grad()
