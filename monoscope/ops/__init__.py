@@ -33,9 +33,13 @@ def fast_path(tensor: Tensor) -> str | None:
     return "cpu" if tensor.device.type == "cpu" else None
 
 
-def backend(tensor: Tensor) -> ModuleType:
-    """The module whose decode, entry_dots and row_sums serve `tensor`."""
+def backend(tensor: Tensor, codes: SparseCodes | None = None) -> ModuleType:
+    """The module whose decode, entry_dots and row_sums serve `tensor`, with codes such as these."""
     path = fast_path(tensor)
+    if codes is not None and codes.padded and path != "cuda":
+        from monoscope.ops import fixed
+
+        return fixed
     if path == "cpu":
         from monoscope.ops import cpu  # numba compiles on import: only when it is used
 

@@ -31,7 +31,9 @@ def _row_gradient(ctx: Any, weight: Tensor, factor: Factor) -> Tensor | None:
     if grads is not None:
         grads.add(ctx.weight, factor)
         return None
-    sums: Tensor = backend(weight).row_sums(factor.codes, factor.coefficients, factor.rows)
+    sums: Tensor = backend(weight, factor.codes).row_sums(
+        factor.codes, factor.coefficients, factor.rows
+    )
     return sums
 
 
@@ -63,14 +65,14 @@ class _Decode(torch.autograd.Function):
         ctx.save_for_backward(values, w_dec)
         ctx.codes = codes
         _keep_leaf(ctx, w_dec)
-        out: Tensor = backend(w_dec).decode(codes.with_values(values), w_dec)
+        out: Tensor = backend(w_dec, codes).decode(codes.with_values(values), w_dec)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         values, w_dec = ctx.saved_tensors
-        ops = backend(w_dec)
+        ops = backend(w_dec, ctx.codes)
         grad = grad.contiguous()
         grad_values = ops.entry_dots(grad, ctx.codes, w_dec) if ctx.needs_input_grad[0] else None
         grad_w = None

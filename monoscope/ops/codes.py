@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -14,12 +15,15 @@ class SparseCodes:
 
     indices [nnz] int32, ascending within a row; values [nnz], > 0 for the sparse families;
     offsets [N+1] int64; d_sae: L, the number of latents.
+    padded: entries that hold nothing may be among them, with index L and value 0; only fixed.py
+    makes such codes, whose number of entries depends on no value.
     """
 
     indices: Tensor
     values: Tensor
     offsets: Tensor
     d_sae: int
+    padded: bool = False
 
     @property
     def n_tokens(self) -> int:
@@ -62,20 +66,20 @@ class SparseCodes:
         """The codes of consecutive tiles of tokens, as one."""
         if len(parts) == 1:
             return parts[0]
-        starts = torch.tensor([0, *(p.indices.numel() for p in parts)]).cumsum(0)
-        device = parts[0].offsets.device
-        offsets = [p.offsets[:-1] + int(s) for p, s in zip(parts, starts, strict=False)]
-        offsets.append(torch.tensor([int(starts[-1])], device=device))
+        starts = list(accumulate((p.indices.numel() for p in parts), initial=0))
+        offsets = [p.offsets[:-1] + s for p, s in zip(parts, starts, strict=False)]
+        offsets.append(parts[-1].offsets.new_full((1,), starts[-1]))
         return cls(
             torch.cat([p.indices for p in parts]),
             torch.cat([p.values for p in parts]),
             torch.cat(offsets),
             parts[0].d_sae,
+            any(p.padded for p in parts),
         )
 
     def with_values(self, values: Tensor) -> SparseCodes:
         """The same entries with other values [nnz]."""
-        return SparseCodes(self.indices, values, self.offsets, self.d_sae)
+        return SparseCodes(self.indices, values, self.offsets, self.d_sae, self.padded)
 
     def tokens(self, which: slice) -> SparseCodes:
         """The codes of a run of consecutive tokens; step must be 1."""
@@ -91,9 +95,18 @@ class SparseCodes:
         Returns codes of P·N tokens, and which entry of ours each of theirs is, [nnz].
         """
         block = torch.bucketize(self.indices, bounds.to(self.indices.dtype), right=True)
+        if self.padded:  # those that hold nothing may be in any block
+            block = block.clamp_max(bounds.numel() - 1)
         row = block * self.n_tokens + self.rows
         order = block.to(torch.uint8 if bounds.numel() < 256 else torch.int64).argsort(stable=True)
         shape = (bounds.numel() * self.n_tokens, self.d_sae)
+        if self.padded:
+            tokens = torch.arange(shape[0] + 1, device=row.device)
+            offsets = torch.searchsorted(row[order], tokens)
+            blocks = SparseCodes(
+                self.indices[order], self.values[order], offsets, self.d_sae, padded=True
+            )
+            return blocks, order
         return self.from_entries(row[order], self.indices[order], self.values[order], shape), order
 
     def column(self, latent: int) -> Tensor:

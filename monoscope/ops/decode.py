@@ -34,5 +34,6 @@ def row_sums(codes: SparseCodes, coefficients: Tensor, g: Tensor) -> Tensor:
 
 def latent_sums(codes: SparseCodes, coefficients: Tensor) -> Tensor:
     """[L] with Σ coefficients_e over the entries of each latent."""
-    out = torch.zeros(codes.d_sae, dtype=coefficients.dtype, device=coefficients.device)
-    return out.index_add_(0, codes.indices.long(), coefficients)
+    size = codes.d_sae + codes.padded  # entries that hold nothing have index L
+    out = torch.zeros(size, dtype=coefficients.dtype, device=coefficients.device)
+    return out.index_add_(0, codes.indices.long(), coefficients)[: codes.d_sae]

@@ -59,7 +59,8 @@ class RowGrads:
         """The whole gradient [L, D], weight.grad included; None if there is none. The reference."""
         total = None if weight.grad is None else weight.grad.clone()
         for factor in self.of(weight):
-            sums: Tensor = backend(weight).row_sums(factor.codes, factor.coefficients, factor.rows)
+            ops = backend(weight, factor.codes)
+            sums: Tensor = ops.row_sums(factor.codes, factor.coefficients, factor.rows)
             total = sums if total is None else total.add_(sums)
         return total
 

@@ -11,8 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from monoscope.ops import fixed
 from monoscope.ops.codes import SparseCodes
 
+Fixed = tuple[SparseCodes, Tensor, Tensor]  # codes, the smallest kept value, whether it is proved
 GUESS_TOKENS = 64  # tokens on which batch_topk looks for a first guess
 TILE = 256  # tokens whose [TILE, L] pre-activations exist at one time
 
@@ -77,6 +79,24 @@ class Encoder:
     def wider(self, x: Tensor, low: Tensor) -> SparseCodes:
         """The pre-activations of any sign strictly above low (scalar or [L])."""
         return self._tiles(x, lambda z: wider(z, low))
+
+    def fixed_topk(self, x: Tensor, k: int) -> tuple[SparseCodes, Tensor]:
+        """As topk, in k entries a token, nothing read back; and whether all of it is proved."""
+        columns = torch.arange(self.w.shape[0], device=x.device)
+        tiles = [torch.addmm(self.b, t, self.w.T) for t in x.detach().split(TILE)]
+        parts = [fixed.topk_slots(z, columns.expand_as(z), k, self.w.shape[0]) for z in tiles]
+        return SparseCodes.concat(parts), torch.ones((), dtype=torch.bool, device=x.device)
+
+    def fixed_batch_topk(self, x: Tensor, k: int, guess: Tensor) -> Fixed:
+        """As batch_topk, in k·N entries, nothing read back.
+
+        guess: as for batch_topk, a number on the device; where it was too high nothing is proved.
+        """
+        z = torch.addmm(self.b, x.detach(), self.w.T)
+        values = torch.where(z > guess, z, 0.0)
+        columns = torch.arange(self.w.shape[0], device=x.device).expand_as(z)
+        codes, least = fixed.batch_slots(values, columns, k * len(x), self.w.shape[0])
+        return codes, least, (least > 0) | (guess <= 0)
 
     def largest(self, codes: SparseCodes, count: int) -> SparseCodes:
         """The `count` largest entries of codes; the first win among equals."""

@@ -1,7 +1,8 @@
 """The Triton kernels of cuda.py: one program a token or a latent, no atomics, one order of sums.
 
 W, G, X are row-major fp32 with contiguous rows. BLOCK_D is a power of two: a row is walked in
-pieces of it, or held whole where a kernel says so.
+pieces of it, or held whole where a kernel says so. Entries of padded codes that hold nothing have
+index L (n_latents) and cost no memory traffic.
 """
 
 from __future__ import annotations
@@ -11,28 +12,32 @@ import triton.language as tl
 
 
 @triton.jit
-def decode_kernel(indices, values, offsets, w, out, width, BLOCK_D: tl.constexpr):
+def decode_kernel(indices, values, offsets, w, out, width, n_latents, BLOCK_D: tl.constexpr):
     """out[n] = Σ values_e · w[indices_e] over the entries of token n."""
     n = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     inside = at < width
     total = tl.zeros((BLOCK_D,), tl.float32)
     for e in range(tl.load(offsets + n), tl.load(offsets + n + 1)):
-        row = tl.load(indices + e).to(tl.int64) * width
-        total += tl.load(values + e) * tl.load(w + row + at, mask=inside, other=0.0)
+        i = tl.load(indices + e)
+        held = at < tl.where(i < n_latents, width, 0)
+        row = i.to(tl.int64) * width
+        total += tl.load(values + e) * tl.load(w + row + at, mask=held, other=0.0)
     tl.store(out + n * width + at, total, mask=inside)
 
 
 @triton.jit
-def entry_dots_kernel(g, indices, offsets, w, out, width, BLOCK_D: tl.constexpr):
-    """out[e] = g[n] · w[indices_e] for the entries e of token n."""
+def entry_dots_kernel(g, indices, offsets, w, out, width, n_latents, BLOCK_D: tl.constexpr):
+    """out[e] = g[n] · w[indices_e] for the entries e of token n; 0 for those that hold nothing."""
     n = tl.program_id(0).to(tl.int64)
     for e in range(tl.load(offsets + n), tl.load(offsets + n + 1)):
-        row = tl.load(indices + e).to(tl.int64) * width
+        i = tl.load(indices + e)
+        row = i.to(tl.int64) * width
+        held = tl.where(i < n_latents, width, 0)
         total = tl.zeros((BLOCK_D,), tl.float32)
         for start in range(0, width, BLOCK_D):
             at = start + tl.arange(0, BLOCK_D)
-            inside = at < width
+            inside = at < held
             left = tl.load(g + n * width + at, mask=inside, other=0.0)
             total += left * tl.load(w + row + at, mask=inside, other=0.0)
         tl.store(out + e, tl.sum(total, axis=0))
@@ -59,12 +64,13 @@ def adam_rows_kernel(
 ):  # fmt: skip
     """The walk of cpu_adam.py over row i, held whole in registers.
 
-    constants [7], on the device so that a captured graph sees new ones: scale, step size, β₁, β₂,
-    1/√(1−β₂ᵗ), ε, the smallest norm.
+    constants [8], on the device so that a captured graph sees new ones: as fixed.constants_of has
+    them; nothing is written where the last is 0.
     """
     i = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK_D)
     inside = at < width
+    written = at < tl.where(tl.load(constants + 7) > 0.0, width, 0)
     here = i * width + at
     slope = tl.zeros((BLOCK_D,), tl.float32)
     if HAS_DENSE:
@@ -84,9 +90,9 @@ def adam_rows_kernel(
     new = old - tl.load(constants + 1) * first / root
     if UNIT:
         new = new / tl.maximum(tl.sqrt(tl.sum(new * new, axis=0)), tl.load(constants + 6))
-    tl.store(m + here, first, mask=inside)
-    tl.store(v + here, second, mask=inside)
-    tl.store(w + here, new, mask=inside)
+    tl.store(m + here, first, mask=written)
+    tl.store(v + here, second, mask=written)
+    tl.store(w + here, new, mask=written)
 
 
 @triton.jit
@@ -120,7 +126,7 @@ def candidates_kernel(
         t = tl.maximum(low - unit * low - margin, 0.0)
     least = t - margin
     least = least - unit * tl.abs(least)
-    n_found = 0 * n_latents
+    n_found = tl.full((), 0, tl.int32)
     for start in range(0, n_latents, GROUPS):
         at = start + group
         near = tl.load(z + n * n_latents + at, mask=at < n_latents, other=-float("inf"))
@@ -144,3 +150,38 @@ def exact_kernel(x, w, b, counts, found, values, width, room, BLOCK_D: tl.conste
             left = tl.load(x + n * width + at, mask=inside, other=0.0)
             total += left * tl.load(w + i * width + at, mask=inside, other=0.0)
         tl.store(values + n * room + c, tl.sum(total, axis=0) + tl.load(b + i))
+
+
+@triton.jit
+def choose_kernel(
+    found, values, counts, indices, chosen, k, room, n_latents, ROOM: tl.constexpr
+):  # fmt: skip
+    """The k largest positive values of token n, by ascending latent; the lowest win among equals.
+
+    The k-th largest is found bit by bit: positive floats ascend with their bits. What is left of
+    the k entries holds nothing. ROOM: a power of two, at least room and k.
+    """
+    n = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, ROOM)
+    inside = at < tl.minimum(tl.load(counts + n), room)
+    latent = tl.load(found + n * room + at, mask=inside, other=0)
+    value = tl.maximum(tl.load(values + n * room + at, mask=inside, other=0.0), 0.0)
+    bits = value.to(tl.int32, bitcast=True)
+    least = tl.full((), 0, tl.int32)
+    step = least + 1073741824
+    for _ in range(31):
+        more = least + step
+        enough = tl.sum((bits >= more).to(tl.int32), axis=0) >= k
+        least = tl.where(enough, more, least)
+        step = step // 2
+    over = bits > least
+    equal = (bits == least) & (bits > 0)
+    spare = k - tl.sum(over.to(tl.int32), axis=0)
+    take = over | (equal & (tl.cumsum(equal.to(tl.int32), axis=0) <= spare))
+    place = tl.cumsum(take.to(tl.int32), axis=0) - 1
+    tl.store(indices + n * k + place, latent, mask=take)
+    tl.store(chosen + n * k + place, value, mask=take)
+    empty = (at >= tl.sum(take.to(tl.int32), axis=0)) & (at < k)
+    nothing = tl.zeros((ROOM,), tl.int32) + n_latents
+    tl.store(indices + n * k + at, nothing, mask=empty)
+    tl.store(chosen + n * k + at, tl.zeros((ROOM,), tl.float32), mask=empty)
