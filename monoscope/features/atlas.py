@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monoscope.errors import ConfigError, FormatError, LatentError, nearest
-from monoscope.features import queries, schema
+from monoscope.features import queries, schema, side
 from monoscope.features.annotations import Annotations
 from monoscope.features.explain import table as explained
 from monoscope.features.feature import Example, Feature, Neighbour, Row
+from monoscope.features.ngrams import table as ngrams
 
 Rows = list[Row]  # named here, because within the class `list` is a method
 Examples = list[Example]
@@ -87,11 +88,18 @@ class Atlas:
         told = explained.explanation(self.folder, self.manifest["build"], latent)
         if told is not None and row["rule_method"] == explained.METHOD:
             row["rule_label"] = told["rule_label"]
+        gram = side.read_row(self, "ngrams", latent)
+        if gram is not None and row["rule_method"] == ngrams.METHOD:
+            row["rule_label"] = gram["rule_label"]
         return Feature(
             latent=latent,
             label_rule=None if row["label_rule"] is None else json.loads(row["label_rule"]),
             examples=self._examples(latent),
             explanation=told,
+            ngram=gram,
+            similarity=side.read_row(self, "similarity", latent),
+            output=side.read_row(self, "outputs", latent),
+            judgement=side.read_row(self, "judgements", latent),
             neighbours=[
                 Neighbour(**pair)
                 for pair in self._ask(queries.NEIGHBOURS, {"latent": latent, **human})

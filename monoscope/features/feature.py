@@ -58,12 +58,14 @@ class Neighbour:
 class Feature:
     """All that the atlas knows of one latent; the figures are defined in atlas.json.
 
-    label: a human's if there is one, else a language model's that earned it, else the rule's;
-    label_method says which ("human", "llm", "rule"). label_f1, label_auc, label_base: its scores,
-    None under a human's label, which has none; a language model's has no F1, and its AUC is that
-    of detection on windows of text. rule_label, label_rule: the rule's own label and the rule as
-    data, whoever labelled. explanation: the language model's words, scores and evidence, kept or
-    not; None where none was asked.
+    label: a human's if there is one, else a language model's that earned it, else n-grams' or the
+    rule's, whichever predicts better; label_method says which ("human", "llm", "ngram", "rule").
+    label_f1, label_auc, label_base: its scores, None under a human's label, which has none; a
+    language model's has no F1, and its AUC is that of detection on windows of text. rule_label,
+    label_rule: the rule's own label and the rule as data, whoever labelled. explanation: the
+    language model's words, scores and evidence, kept or not; None where none was asked.
+    ngram, similarity, output, judgement: its rows of the tables that further methods leave (see
+    docs/labels.md), None where they were not run on it.
     top_tokens, top_logits: vocabulary entries that the direction raises most; bottom_…: lowers
     most, lowest first. None if the index was made without a language model.
     """
@@ -90,6 +92,10 @@ class Feature:
     examples: list[Example]
     neighbours: list[Neighbour]
     explanation: dict[str, Any] | None = None
+    ngram: dict[str, Any] | None = None
+    similarity: dict[str, Any] | None = None
+    output: dict[str, Any] | None = None
+    judgement: dict[str, Any] | None = None
 
     @property
     def top(self) -> list[Example]:

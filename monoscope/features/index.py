@@ -93,7 +93,8 @@ def index(
 def _claim(out: str | os.PathLike[str]) -> Path:
     """The output folder, checked before any work is done."""
     tables = [schema.table_file(name) for name in (*schema.SCHEMAS, *schema.OPTIONAL)]
-    ours = [*tables, SUMMARY_FILE, schema.EXPLAINED, schema.ANNOTATIONS + "*"]
+    told = [SUMMARY_FILE, schema.EXPLAINED, *schema.SUMMARIES.values()]
+    ours = [*tables, *told, schema.ANNOTATIONS + "*"]
     folder = require_folder(Path(out), schema.MANIFEST, also=ours)
     remove_partials(folder)
     return folder

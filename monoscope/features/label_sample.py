@@ -35,6 +35,7 @@ class Sample:
     table: TokenTable
     firings: Firings
     doc: NDArray[np.int64]
+    pos: NDArray[np.int64]
 
 
 def draw_sample(
@@ -78,7 +79,7 @@ def draw_sample(
     table = TokenTable.build(documents, doc, pos, keys)
     value = np.concatenate(values) if values else np.zeros(0)
     firings = Firings(_joined(latents), _joined(rows), value, sae.config.d_sae)
-    return Sample(table, firings, doc)
+    return Sample(table, firings, doc, pos)
 
 
 def _encode(sae: SAE, acts: torch.Tensor) -> SparseCodes:

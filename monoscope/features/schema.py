@@ -19,6 +19,9 @@ FORMAT = "monoscope.atlas"
 SCHEMA_VERSION = 1
 ANNOTATIONS = "annotations.sqlite"
 EXPLAINED = "explanations.json"  # the summary of the last run that asked a language model
+SUMMARIES = {  # of the last run of each further method, by table
+    name: f"{name}.json" for name in ("ngrams", "similarity", "outputs", "judgements")
+}
 BUILD = b"monoscope.build"  # key in each table's metadata: which index run wrote it
 
 _STRINGS, _FLOATS = pa.list_(pa.string()), pa.list_(pa.float32())
@@ -113,6 +116,82 @@ OPTIONAL = {
             "rule_auc": pa.float64(),
         }
     ),
+    "ngrams": pa.schema(
+        {
+            "latent": pa.int64(),
+            "settings": pa.string(),
+            "label": pa.string(),
+            "shown": pa.bool_(),
+            "r": pa.float64(),
+            "auc": pa.float64(),
+            "f1": pa.float64(),
+            "sensitivity": pa.float64(),
+            "specificity": pa.float64(),
+            "control_r": pa.float64(),
+            "control_auc": pa.float64(),
+            "rule_r": pa.float64(),
+            "train_r": pa.float64(),
+            "train_rule_r": pa.float64(),
+            "n_fired": pa.int64(),
+            "n_tokens": pa.int64(),
+            "n_contexts": pa.int64(),
+            "n_long": pa.int64(),
+            "patterns": pa.string(),
+            "evidence": pa.string(),
+            "rule_label": pa.string(),
+            "rule_f1": pa.float64(),
+            "rule_auc": pa.float64(),
+        }
+    ),
+    "similarity": pa.schema(
+        {
+            "latent": pa.int64(),
+            "settings": pa.string(),
+            "auc": pa.float64(),
+            "hard_auc": pa.float64(),
+            "control_auc": pa.float64(),
+            "n_examples": pa.int64(),
+            "n_positive": pa.int64(),
+            "n_silent": pa.int64(),
+            "n_hard": pa.int64(),
+            "evidence": pa.string(),
+        }
+    ),
+    "outputs": pa.schema(
+        {
+            "latent": pa.int64(),
+            "settings": pa.string(),
+            "writes": pa.float64(),
+            "lens": pa.float64(),
+            "control": pa.float64(),
+            **{
+                f"{promise}_{figure}": pa.float64()
+                for promise in ("writes", "lens", "control")
+                for figure in ("steered", "default", "random")
+            },
+            "tokens": _STRINGS,
+            "lens_tokens": _STRINGS,
+        }
+    ),
+    "judgements": pa.schema(
+        {
+            "latent": pa.int64(),
+            "label": pa.string(),
+            "label_method": pa.string(),
+            "model": pa.string(),
+            **{
+                f"{test}_{figure}": pa.float64()
+                for test in ("detection", "fuzzing", "contrast", "shuffled")
+                for figure in ("auc", "accuracy", "sensitivity", "specificity")
+            },
+            "n_positive": pa.int64(),
+            "n_random": pa.int64(),
+            "n_hard": pa.int64(),
+            "n_marked": pa.int64(),
+            "n_failed": pa.int64(),
+            "evidence": pa.string(),
+        }
+    ),
 }
 
 # Small groups let a reader fetch one latent, or a few documents, without reading the rest.
@@ -123,6 +202,10 @@ _GROUP_ROWS = {
     "neighbours": 65_536,
     "map": 65_536,
     "explanations": 1024,
+    "ngrams": 1024,
+    "similarity": 4096,
+    "outputs": 4096,
+    "judgements": 1024,
 }
 
 

@@ -1,0 +1,330 @@
+"""Labels latents by n-grams: explained on train documents, scored on held-out ones, kept as found.
+
+What each latent gets is written group by group, so that a run that is broken off goes on where it
+was. The label goes in front of a rule's where it predicts train tokens better; held-out scores
+choose nothing. A language model's label and a person's stay in front of both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monoscope.errors import ConfigError, DataError
+from monoscope.features import side
+from monoscope.features.label_sample import Hits, Sample, by_latent, draw_sample
+from monoscope.features.labels import MIN_HELD_OUT, check_same
+from monoscope.features.ngrams import patterns as pat
+from monoscope.features.ngrams.agreement import Agreement, Sparse, agreement
+from monoscope.features.ngrams.reading import Reading
+from monoscope.features.ngrams.search import Context, Limits, Probe, search
+from monoscope.features.ngrams.table import NAME, remembered, show
+from monoscope.features.rules import META, rule_from_json
+
+if TYPE_CHECKING:
+    from monoscope.data.store import ActivationStore
+    from monoscope.features.atlas import Atlas
+    from monoscope.features.feature import Feature
+    from monoscope.lm.protocol import LM
+    from monoscope.sae.model import SAE
+
+VERSION = 1
+_GROUP = 16  # latents searched together and then written
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How much is searched and read.
+
+    n_top, per_band: contexts explained, of the strongest and of each of the five activation bands;
+    longest, n_swaps: see `search.Limits`; most: patterns kept; n_tokens: train tokens on which
+    patterns are weighed, n_held_out: held-out tokens on which they are scored.
+
+    Raises ConfigError for a number out of range.
+    """
+
+    n_top: int = 10
+    per_band: int = 1
+    longest: int = 8
+    n_swaps: int = 3
+    most: int = 12
+    n_tokens: int = 100_000
+    n_held_out: int = 60_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"n_top": 1, "per_band": 0, "longest": 1, "n_swaps": 1, "most": 1}
+        for name, low in (*least.items(), ("n_tokens", 1), ("n_held_out", 1)):
+            if getattr(self, name) < low:
+                raise ConfigError(
+                    f"{name} is out of range", got=getattr(self, name), expected=f"at least {low}"
+                )
+        if self.longest > 32:
+            raise ConfigError("longest is out of range", got=self.longest, expected="at most 32")
+
+    @property
+    def limits(self) -> Limits:
+        """What the search of one context may cost."""
+        return Limits(self.longest, self.n_swaps)
+
+    @property
+    def most_texts(self) -> int:
+        """Short texts that the model reads for one latent at the very most."""
+        return self.limits.most_texts(self.n_top + 5 * self.per_band)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The sampled tokens of one split: sequences, rules' table, and each latent's activations."""
+
+    sample: Sample
+    reading: Reading
+    hits: list[Hits]
+
+    @classmethod
+    def draw(
+        cls, sae: SAE, store: ActivationStore, split: Any, n_tokens: int, seed: int, keys: Any
+    ) -> Part:
+        """About n_tokens of a split; DataError where it holds none."""
+        sample = draw_sample(sae, store, split, n_tokens, seed=seed, meta_keys=keys)
+        if not len(sample.doc):
+            raise DataError(f"the store's {split} split is empty", got=str(store.path))
+        documents = store.get_documents(np.unique(sample.doc).tolist())
+        return cls(
+            sample, Reading.build(documents, sample.doc, sample.pos), by_latent(sample.firings)
+        )
+
+
+def label_ngrams(
+    atlas: Atlas,
+    sae: SAE,
+    store: ActivationStore,
+    lm: LM,
+    latents: Sequence[int],
+    *,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Find, weigh and score n-grams for latents; write table, labels and summary; the summary.
+
+    Latents that the table holds from the same settings are not searched again. Scores are null
+    below 10 held-out firings.
+
+    Raises MismatchError if atlas, SAE, store and model do not belong together, LatentError,
+    DataError where a split is empty.
+    """
+    settings = settings or Settings()
+    check_same(atlas, sae, store)
+    probe = Probe(lm, sae)
+    wanted = [atlas.require(latent) for latent in dict.fromkeys(latents)]
+    mark = side.fingerprint(VERSION, asdict(settings), store.identity)
+    held = side.read_rows(atlas, NAME)
+    done = {latent for latent in wanted if latent in held and held[latent]["settings"] == mark}
+    todo = [latent for latent in wanted if latent not in done]
+    train = Part.draw(sae, store, "train", settings.n_tokens, settings.seed, None)
+    keys = [n.removeprefix(META) for n in train.sample.table.columns if n.startswith(META)]
+    test = Part.draw(sae, store, "held_out", settings.n_held_out, settings.seed, keys)
+    for start in range(0, len(todo), _GROUP):
+        some = [atlas.feature(latent) for latent in todo[start : start + _GROUP]]
+        rows = _explain(some, store, probe, train, test, settings)
+        side.merge_rows(atlas, NAME, [remembered(held, row) | {"settings": mark} for row in rows])
+        if progress is not None:
+            progress(len(done) + start + len(some), len(wanted))
+    rows = _controlled(atlas, wanted, test, settings)
+    side.merge_rows(atlas, NAME, rows)
+    n_shown = show(atlas, rows)
+    summary = summarise(rows, settings, probe, len(todo)) | {"n_labelled": n_shown}
+    side.write_summary(atlas, NAME, summary)
+    return summary
+
+
+def summarise(
+    rows: Sequence[dict[str, Any]], settings: Settings, probe: Probe, n_new: int
+) -> dict[str, Any]:
+    """Figures over latents beside the control, each latent's real activations with the patterns of
+    another; shares are of all latents asked for, whether they could be scored or not."""
+    scored = [row for row in rows if row["r"] is not None]
+
+    def median(name: str) -> float | None:
+        values = [row[name] for row in scored if row[name] is not None]
+        return float(np.median(values)) if values else None
+
+    def share(name: str, least: float) -> float | None:
+        hits = sum(row[name] is not None and row[name] >= least for row in scored)
+        return hits / len(rows) if rows else None
+
+    return {
+        "schema_version": 1,
+        "method": "ngram",
+        "settings": asdict(settings),
+        "n_latents": len(rows),
+        "n_explained": sum(row["label"] is not None for row in rows),
+        "n_scored": len(scored),
+        "median_r": median("r"),
+        "median_auc": median("auc"),
+        "median_f1": median("f1"),
+        "share_auc_0.9": share("auc", 0.9),
+        "share_r_0.5": share("r", 0.5),
+        "rule_median_r": median("rule_r"),
+        "control": {
+            "definition": "each latent's activations predicted by another latent's patterns",
+            "median_r": median("control_r"),
+            "median_auc": median("control_auc"),
+            "share_auc_0.9": share("control_auc", 0.9),
+        },
+        "cost": {
+            "n_new": n_new,
+            "most_texts_a_latent": settings.most_texts,
+            "texts_a_latent": probe.n_texts / n_new if n_new else None,
+            "tokens_a_latent": probe.n_tokens / n_new if n_new else None,
+        },
+    }
+
+
+def _explain(
+    features: Sequence[Feature], store: ActivationStore, probe: Probe, train: Part, test: Part,
+    settings: Settings,
+) -> list[dict[str, Any]]:  # fmt: skip
+    contexts = _contexts(features, store, settings)
+    flat = [context for own in contexts for context in own]
+    pool = train.reading.ids[train.reading.row >= 0]
+    search(probe, flat, pool, settings.limits, settings.seed)
+    return [
+        _row(feature, own, probe, train, test, settings)
+        for feature, own in zip(features, contexts, strict=True)
+    ]
+
+
+def _contexts(
+    features: Sequence[Feature], store: ActivationStore, settings: Settings
+) -> list[list[Context]]:
+    """Each latent's strongest places, and some of each activation band, with the tokens up to them.
+
+    Places in the held-out split are left out, whatever the atlas was made from.
+    """
+    chosen = []
+    for feature in features:
+        bands = [feature.band(band)[: settings.per_band] for band in range(5)]
+        some = [*feature.top[: settings.n_top], *(example for band in bands for example in band)]
+        places = {(e.doc, e.pos): e for e in some if e.split == "train" and e.value > 0}
+        chosen.append(list(places.values()))
+    documents = store.get_documents({e.doc for some in chosen for e in some})
+    return [
+        [
+            Context(feature.latent, _tokens(documents[e.doc], e.pos, settings.longest), e.value,
+                    e.doc, e.pos)
+            for e in some
+        ]
+        for feature, some in zip(features, chosen, strict=True)
+    ]  # fmt: skip
+
+
+def _tokens(document: Any, pos: int, longest: int) -> tuple[int, ...]:
+    return tuple(int(i) for i in document.token_ids[max(0, pos + 1 - longest) : pos + 1])
+
+
+def _row(
+    feature: Feature, contexts: Sequence[Context], probe: Probe, train: Part, test: Part,
+    settings: Settings,
+) -> dict[str, Any]:  # fmt: skip
+    docs = sorted({c.doc for c in contexts})
+    found = [(c.pattern, c.value) for c in contexts]
+    merged = pat.merge([(p, v) for p, v in found if p is not None], settings.most)
+    weighed = _weigh(merged, feature.latent, train, docs)
+    texts = {t: probe.lm.token_text(t) for p in weighed for t in p.tokens if t is not None}
+    fair = _scored(weighed, feature.latent, train, docs)
+    score = _scored(weighed, feature.latent, test, ())
+    enough = score is not None and score.n_fired >= MIN_HELD_OUT
+    evidence = [
+        {"doc": c.doc, "pos": c.pos, "value": c.value, "suffix": c.suffix, "wild": c.wild}
+        for c in contexts
+    ]
+    return {
+        "latent": feature.latent,
+        "label": pat.describe(weighed, texts),
+        "shown": False,
+        **{name: getattr(score, name) if enough else None for name in _FIGURES},
+        "rule_r": _rule_r(feature, test, ()) if enough else None,
+        "train_r": None if fair is None else fair.r,
+        "train_rule_r": _rule_r(feature, train, docs),
+        "n_fired": 0 if score is None else score.n_fired,
+        "n_tokens": test.reading.n,
+        "n_contexts": len(contexts),
+        "n_long": sum(c.suffix is None for c in contexts),
+        "patterns": pat.to_json(weighed, texts),
+        "evidence": json.dumps(evidence),
+    }
+
+
+_FIGURES = ("r", "auc", "f1", "sensitivity", "specificity")
+
+
+def _weigh(
+    found: Sequence[pat.Pattern], latent: int, train: Part, docs: Sequence[int]
+) -> list[pat.Pattern]:
+    """Each pattern predicts the mean activation where it matches in documents not explained.
+
+    One that never matches there keeps the mean of its contexts; one on which the latent never
+    fires there is dropped.
+    """
+    real = np.zeros(train.reading.n)
+    rows, values = train.hits[latent]
+    real[rows] = values
+    outside = train.reading.outside(docs)
+    kept = []
+    for pattern in found:
+        at = train.reading.match(pattern.tokens)
+        at = at[outside[at]]
+        value = float(real[at].mean()) if len(at) else pattern.value
+        if value > 0:
+            kept.append(replace(pattern, value=value))
+    return kept
+
+
+def _scored(
+    found: Sequence[pat.Pattern], latent: int, part: Part, docs: Sequence[int]
+) -> Agreement | None:
+    """How the patterns predict the latent outside the documents; None where it never fires."""
+    return _agree(part.reading.predict(found), latent, part, docs)
+
+
+def _agree(predicted: Sparse, latent: int, part: Part, docs: Sequence[int]) -> Agreement | None:
+    if not len(docs):
+        return agreement(predicted, part.hits[latent], part.reading.n)
+    outside = part.reading.outside(docs)
+    pairs = [(rows[outside[rows]], v[outside[rows]]) for rows, v in (predicted, part.hits[latent])]
+    return agreement(pairs[0], pairs[1], int(outside.sum()))
+
+
+def _rule_r(feature: Feature, part: Part, docs: Sequence[int]) -> float | None:
+    """The same correlation for the rule's yes and no."""
+    if feature.label_rule is None:
+        return None
+    rule = rule_from_json(feature.label_rule)
+    rows = np.flatnonzero(rule.fires(part.sample.table)).astype(np.int64)
+    score = _agree((rows, np.ones(len(rows))), feature.latent, part, docs)
+    return None if score is None else score.r
+
+
+def _controlled(
+    atlas: Atlas, latents: Sequence[int], test: Part, settings: Settings
+) -> list[dict[str, Any]]:
+    """The latents' rows with the control: each scored latent with another's patterns."""
+    held = side.read_rows(atlas, NAME)
+    rows = [held[latent] for latent in latents]
+    able = [row for row in rows if row["r"] is not None and row["label"] is not None]
+    order = [able[i] for i in np.random.default_rng(settings.seed).permutation(len(able))]
+    for row in rows:
+        row["control_r"] = row["control_auc"] = None
+    if len(order) > 1:
+        for row, other in zip(order, order[1:] + order[:1], strict=True):
+            score = _scored(pat.from_json(other["patterns"]), row["latent"], test, ())
+            assert score is not None
+            row["control_r"], row["control_auc"] = score.r, score.auc
+    return rows
