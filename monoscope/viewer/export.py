@@ -24,6 +24,7 @@ from monoscope.viewer import bundle
 from monoscope.viewer.app import create_app
 from monoscope.viewer.catalogue import Catalogue
 from monoscope.viewer.config import ViewerConfig
+from monoscope.viewer.examples import examples
 from monoscope.viewer.pages import STATIC
 from monoscope.viewer.state import ViewerState
 
@@ -128,7 +129,7 @@ class _Writer:
         self._chunks("documents", ((d, self.ask(f"/documents/{d}")) for d in sorted(documents)))
         self._give("table", _table(self.state.catalogue, latents, self.ask("/annotations")))
         of = self.state.atlas.n_features
-        self._give("index", self._index(len(latents), of))
+        self._give("index", self._index(latents, of))
         return {"n_features": len(latents), "of": of, "n_documents": len(documents)}
 
     def _chosen(self, n: int | None) -> list[int]:
@@ -143,9 +144,10 @@ class _Writer:
         for first in range(0, len(latents), 200):
             yield from self.ask("/features/rows", ids=latents[first : first + 200])
 
-    def _index(self, n_features: int, of: int) -> dict[str, Any]:
+    def _index(self, latents: list[int], of: int) -> dict[str, Any]:
         told = self.ask("/atlas")
         answers = {path: self.ask(path) for path in ("/lists", "/runs", "/atlases", "/map")}
+        answers["/features/examples"] = examples(self.state.catalogue, latents).model_dump()
         # Where things lay on the machine that exported is nobody else's business.
         told["folder"] = Path(told["folder"]).name
         told["sae_folder"] = None
@@ -161,7 +163,7 @@ class _Writer:
         comparisons = self._comparisons(answers)  # puts contexts among the answers
         return {
             "answers": answers | {"/atlas": told, "/status": {"version": "", "model": status}},
-            "lists": answers["/lists"]["lists"], "n_features": n_features, "of": of,
+            "lists": answers["/lists"]["lists"], "n_features": len(latents), "of": of,
             "curves": {i: self.ask("/runs/curve", id=i, points=_POINTS) for i in ids},
             "runs": {i: _unplaced(self.ask("/runs/one", id=i)) for i in ids},
             "comparisons": comparisons, "files": self.files,

@@ -10,6 +10,7 @@ from fastapi import Path as PathParam
 
 from monoscope.viewer import find, reading
 from monoscope.viewer import schemas as s
+from monoscope.viewer.examples import Examples, examples
 from monoscope.viewer.facets import facets as count_facets
 from monoscope.viewer.state import ViewerState
 
@@ -85,6 +86,11 @@ def router(state: ViewerState) -> APIRouter:
     def facets(q: Q = "", box: BoxText = "") -> s.Facets:
         """What the latents that a query finds are like."""
         return count_facets(catalogue, asked(q, "latent", "", box))
+
+    @api.get("/features/examples")
+    def shown_examples() -> Examples:
+        """Terms for the search box that find something in this atlas."""
+        return examples(catalogue)
 
     @api.get("/features/{latent}")
     def feature(latent: Path) -> s.FeatureDetail:

@@ -6,6 +6,8 @@ import { html } from "../kit.js";
 import { link, navigate, useQuery } from "../router.js";
 import { useKeys } from "../shell/keys.js";
 import { useSetting } from "../settings.js";
+import { orderOf } from "./atlas/passage.js";
+import { passageOf } from "./atlas/query.js";
 import { Activation, Basis, Logits, Metadata } from "./feature/aside.js";
 import { Nearby } from "./feature/nearby.js";
 import { Contexts } from "./feature/contexts.js";
@@ -19,10 +21,12 @@ export const title = (params) => `Feature ${params.latent}`;
 /** @param {{params: {latent: string}, query: Record<string, string>, atlas: any}} props */
 export function Page({ params, query, atlas }) {
   const latent = Number(params.latent);
-  const list = { q: query.q, sort: query.sort, order: query.order, box: query.box };
+  const list = { q: query.q, sort: query.sort, order: query.order, box: query.box, read: query.read };
   const feature = useApi(`/features/${latent}`);
-  const around = useApi(`/features/${latent}/around`, { ...list, sort: query.sort || (query.q || query.box ? "" : "latent") });
-  const near = /** @type {any} */ (around.data);
+  const passage = passageOf(query), order = orderOf(passage);
+  const asked = { q: passage === null ? query.q : "", sort: query.sort || (passage === null && (query.q || query.box) ? "" : "latent"), order: query.order, box: query.box };
+  const around = useApi(order ? null : `/features/${latent}/around`, asked);
+  const near = order ? beside(order, latent) : /** @type {any} */ (around.data);
   const [shading, setShading] = useSetting("shading");
   const go = (/** @type {number | null | undefined} */ to) => { if (to !== null && to !== undefined) { navigate(link(`/f/${to}`, list)); scrollTo(0, 0); } };
   useKeys({
@@ -35,7 +39,7 @@ export function Page({ params, query, atlas }) {
   return html`<article class="feature">
     <nav class="crumbs" aria-label="In the list">
       <a href=${link("/", { ...list, at: latent })}>← Atlas</a>
-      <span class="dim">${near ? place(near, list.q) : " "}</span>
+      <span class="dim">${near ? place(near, passage !== null && order === null ? undefined : list.q) : " "}</span>
       <span class="row nextprev"><${Step} to=${near?.previous} list=${list} name="previous" key_="p" /><${Step} to=${near?.next} list=${list} name="next" key_="n" /></span>
     </nav>
     <${Await} of=${feature} lines=${12}>${(/** @type {any} */ f) => html`
@@ -56,6 +60,12 @@ export function Page({ params, query, atlas }) {
         </aside>
       </div>`}<//>
   </article>`;
+}
+
+/** The place of a latent in an order held here. @param {Uint32Array} order @param {number} latent */
+function beside(order, latent) {
+  const at = order.indexOf(latent);
+  return { latent, previous: at > 0 ? order[at - 1] : null, next: at < 0 ? null : order[at + 1] ?? null, rank: at < 0 ? null : at + 1, total: order.length };
 }
 
 /** @param {any} near @param {string | undefined} q */

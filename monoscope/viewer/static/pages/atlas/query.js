@@ -32,10 +32,24 @@ export function bounds(q, name) {
   return [low, high];
 }
 
-const FILTER = /^-?(\w+[:<>=]|"|(dead|alive|dense|labelled|unclear|human)$)/i;
+const FIELD = /^-?((label|token|logit|lowers|meta|id|list|note):.|(density|max|mean|score|auc|fires)[<>=])/i;
+const MARK = /^-?("|(dead|alive|dense|labelled|unclear|human)$)/i;
 
-/** Whether what was typed looks like a passage to read rather than words to find. @param {string} q */
-export const isSentence = (q) => q.length > 24 && pieces(q).length >= 5 && !pieces(q).some((p) => FILTER.test(p));
+/**
+ * Whether what was typed reads like a passage rather than like words and filters: five words, or
+ * three that end as a sentence does. A filter settles it; quotes and flags do in what is short.
+ * @param {string} q
+ */
+function reads(q) {
+  const all = pieces(q), ends = /[.?!…]["'”’)\]]*$/.test(q.trim());
+  if (all.some((p) => FIELD.test(p)) || (all.length < 6 && all.some((p) => MARK.test(p)))) return false;
+  return q.includes("\n") || all.length >= 5 || (all.length >= 3 && ends);
+}
+
+/** The passage that the model is to read, or null where words are to be found. @param {Record<string, string>} query of the atlas page */
+export function passageOf({ q = "", read = "" }) {
+  return q.trim() && read !== "words" && (read === "text" || reads(q)) ? q : null;
+}
 
 /** Whether a query is words alone, as the command line's search takes them. @param {string} q */
-export const isPlain = (q) => !pieces(q).some((p) => FILTER.test(p) || p.startsWith("-"));
+export const isPlain = (q) => !pieces(q).some((p) => FIELD.test(p) || MARK.test(p) || p.startsWith("-"));

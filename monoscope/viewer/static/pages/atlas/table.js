@@ -19,6 +19,9 @@ const COLUMNS = [
   { sort: null, name: "strongest context", class: "c-context", title: "around its largest activation" },
 ];
 
+/** On a passage: its strength there in the place of the label's score, and the passage in that of the context. */
+const ON_PASSAGE = COLUMNS.map((c) => ({ ...c, sort: null, ...({ "c-score num": { name: "here", title: "largest activation on the passage" }, "c-context": { name: "in the passage", title: "around its largest activation there" } })[c.class] }));
+
 /** Rows by latent, kept for as long as the page is open. @type {Map<number, any>} */
 const kept = new Map();
 export const forget = () => kept.clear();
@@ -52,10 +55,11 @@ function useRows(order, first, last) {
 
 /**
  * @param {{order: Uint32Array | null, sort: string, descending: boolean, onSort: (sort: string) => void,
- *   context: Record<string, any>, at: number | null, onAt: (latent: number) => void, onOver: (latent: number | null) => void}} props
- *   context: the query that a feature's page goes on in; at: the latent that is marked
+ *   context: Record<string, any>, at: number | null, onAt: (latent: number) => void, onOver: (latent: number | null) => void,
+ *   firing?: Map<number, import("./passage.js").Firing> | null, waiting?: boolean}} props
+ *   context: the query that a feature's page goes on in; at: the latent that is marked; firing: on the passage that the order is of; waiting: for the model
  */
-export function Table({ order, sort, descending, onSort, context, at, onAt, onOver }) {
+export function Table({ order, sort, descending, onSort, context, at, onAt, onOver, firing = null, waiting = false }) {
   const box = useRef(/** @type {HTMLDivElement | null} */ (null));
   const [top, setTop] = useState(0);
   const [view, setView] = useState({ height: 600, row: 38 });
@@ -103,15 +107,15 @@ export function Table({ order, sort, descending, onSort, context, at, onAt, onOv
   };
 
   return html`<div class="grid" role="table" aria-label="Features" aria-rowcount=${n + 1}>
-    <div role="rowgroup" class="g-head"><div role="row" class="g-row">${COLUMNS.map((c) => html`
+    <div role="rowgroup" class="g-head"><div role="row" class="g-row">${(firing ? ON_PASSAGE : COLUMNS).map((c) => html`
       <div role="columnheader" key=${c.name} class=${c.class} title=${c.title} aria-sort=${c.sort && c.sort === sort ? (descending ? "descending" : "ascending") : undefined}>
         ${c.sort ? html`<button class="sorter ${c.sort === sort ? "on" : ""}" onClick=${() => onSort(/** @type {string} */ (c.sort))}>${c.name}<span aria-hidden="true">${c.sort === sort ? (descending ? " ↓" : " ↑") : ""}</span></button>` : c.name}</div>`)}</div></div>
     <div class="g-body" ref=${box} tabindex="0" role="rowgroup" aria-label="Rows; arrows move, Enter opens" onKeyDown=${arrows}
       onScroll=${(/** @type {any} */ e) => setTop(e.currentTarget.scrollTop)}>
-      ${order === null ? html`<${Loading} lines=${9} /><p class="late note">The atlas is being read. That is done once, when it is opened; a million features take a while.</p>` : n === 0 ? html`<${Empty} title="No feature is like that">Take a filter away, or look at how filters are written.<//>` : html`
+      ${order === null ? html`<${Loading} lines=${9} />${!waiting && html`<p class="late note">The atlas is being read. That is done once, when it is opened; a million features take a while.</p>`}` : n === 0 ? html`<${Empty} title="No feature is like that">Take a filter away, or look at how filters are written.<//>` : html`
       <div class="g-space" role="presentation" style=${{ height: `${tall}px` }}>
         ${Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i).map((index) => html`
-          <${Row} key=${index} latent=${order[index]} index=${index} row=${rows.get(order[index])} y=${full > tall ? index * view.row - offset + top : index * view.row}
+          <${Row} key=${index} latent=${order[index]} firing=${firing?.get(order[index])} index=${index} row=${rows.get(order[index])} y=${full > tall ? index * view.row - offset + top : index * view.row}
             height=${view.row} on=${index === marked} context=${context} onOver=${onOver} />`)}
       </div>`}
     </div>
@@ -119,7 +123,7 @@ export function Table({ order, sort, descending, onSort, context, at, onAt, onOv
 }
 
 /** @param {any} props */
-function Row({ latent, index, row, y, height, on, context, onOver }) {
+function Row({ latent, index, row, y, height, on, context, onOver, firing }) {
   const href = link(`/f/${latent}`, context);
   const style = { transform: `translateY(${y}px)`, height: `${height}px` };
   const go = (/** @type {MouseEvent} */ event) => {
@@ -133,23 +137,23 @@ function Row({ latent, index, row, y, height, on, context, onOver }) {
   return html`<div role="row" class="g-row body ${on ? "on" : ""} ${dead ? "dead" : ""}" aria-rowindex=${index + 2} style=${style} onClick=${go} onMouseEnter=${() => onOver(latent)} onMouseLeave=${() => onOver(null)}>
     <div role="cell" class="c-id num"><a href=${href}>${latent}</a></div>
     <div role="cell" class="c-label"><${LabelText} row=${row} /></div>
-    <div role="cell" class="c-score num">${row.label_f1 === null ? html`<span class="dim">${row.label_method === "human" ? "yours" : "–"}</span>` : html`<${Meter} value=${row.label_f1} label="F1 ${row.label_f1.toFixed(2)}" /><span> ${row.label_f1.toFixed(2)}</span>`}</div>
+    <div role="cell" class="c-score num">${firing ? html`<${Meter} value=${firing.share} label=${`${short(firing.max)} here`} /><span> ${short(firing.max)}</span>` : row.label_f1 === null ? html`<span class="dim">${row.label_method === "human" ? "yours" : "–"}</span>` : html`<${Meter} value=${row.label_f1} label="F1 ${row.label_f1.toFixed(2)}" /><span> ${row.label_f1.toFixed(2)}</span>`}</div>
     <div role="cell" class="c-density num">${dead ? "never" : percent(row.density)}</div>
     <div role="cell" class="c-max num">${dead ? "" : short(row.max)}</div>
     <div role="cell" class="c-hist">${dead ? "" : html`<${Spark} bins=${row.hist} />`}</div>
-    <div role="cell" class="c-context">${row.context && html`<${Tokens} ...${around(row.context)} max=${row.max} flat />`}</div>
+    <div role="cell" class="c-context">${firing ? html`<${Tokens} ...${around(firing)} max=${row.max} flat />` : row.context && html`<${Tokens} ...${around(row.context)} max=${row.max} flat />`}</div>
   </div>`;
 }
 
-const BEFORE = 18; // characters shown ahead of the peak
+const BEFORE = 18, AFTER = 24; // characters shown ahead of the peak, tokens from it on
 
-/** A context cut so that its peak is seen in a narrow column. @param {{pieces: string[], values: number[], peak: number}} context */
+/** A context cut so that its peak is seen in a narrow column. @param {{pieces: string[], values: (number | null)[], peak: number}} context */
 function around({ pieces, values, peak }) {
   let first = peak, room = BEFORE;
   while (first > 0 && (room -= pieces[first - 1].length) >= 0) first--;
-  const cut = pieces.slice(first);
+  const cut = pieces.slice(first, peak + AFTER);
   if (cut.length) cut[0] = cut[0].replace(/^\s+/, peak > first ? "" : " ");
-  return { pieces: cut, values: values.slice(first), peak: peak - first };
+  return { pieces: cut, values: values.slice(first, peak + AFTER), peak: peak - first };
 }
 
 /** A label, or what there is in place of one. @param {{row: any}} props */
