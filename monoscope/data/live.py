@@ -77,6 +77,14 @@ class Live:
         assert isinstance(self.site, Site)
         return self.site
 
+    def asked(self) -> dict[str, Any]:
+        """How the command line names this, as far as it can; JSON-able."""
+        return {
+            "model": self.lm.identity["model"],
+            "site": str(self.site),
+            "corpus": dict(self.corpus.description),
+        }
+
     def stream(self, batch_size: int, seed: int) -> LiveStream:
         """An endless shuffled stream of x [batch_size, D] float32."""
         return LiveStream(self, batch_size, seed)

@@ -108,6 +108,10 @@ class ActivationStore:
             "corpus_fingerprint": self.manifest.corpus_fingerprint,
         }
 
+    def asked(self) -> dict[str, Any]:
+        """How the command line names this store; JSON-able."""
+        return {"store": str(self.path if isinstance(self.path, str) else self.path.absolute())}
+
     @cached_property
     def norm_stats(self) -> NormStats:
         """Mean, norms and total variance of the train activations.

@@ -25,15 +25,21 @@ _OURS = (NOTE, EVENTS, "sae.safetensors", probe.FILE, "checkpoint-*", ".checkpoi
 
 
 class RunFolder:
-    """What a run writes; `about` is its whole configuration.  Made by `opened`."""
+    """What a run writes; `about` is its whole configuration, `asked` how it was asked for.
 
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
-        self.path, self.about = path, about
+    Made by `opened`.
+    """
+
+    def __init__(self, path: Path, about: dict[str, Any], asked: dict[str, Any] | None) -> None:
+        self.path, self.about, self.asked = path, about, asked
         self.log = EventLog(path / EVENTS)
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, path: str | Path, about: dict[str, Any], resume: bool) -> Iterator[RunFolder]:
+    def opened(
+        cls, path: str | Path, about: dict[str, Any], resume: bool,
+        asked: dict[str, Any] | None = None,
+    ) -> Iterator[RunFolder]:  # fmt: skip
         """The folder, for this process alone; run.json says what the run is before it begins.
 
         Raises OutputError if it holds anything else, a run that is not to be resumed, or is being
@@ -43,7 +49,8 @@ class RunFolder:
         with folder_lock(folder, "train"):
             note = folder / NOTE
             if not note.exists():
-                write_atomic(note, json.dumps({"config": about, "status": "running"}, indent=1))
+                told = {"config": about, "asked": asked, "status": "running"}
+                write_atomic(note, json.dumps(told, indent=1))
             elif not resume:
                 raise OutputError(
                     f"{folder} already holds a run",
@@ -51,7 +58,7 @@ class RunFolder:
                 )
             else:
                 _compare(_read_note(note)["config"], about, folder)
-            yield cls(folder, about)
+            yield cls(folder, about, asked)
 
     def finished(self) -> tuple[SAE, dict[str, Any]] | None:
         """The SAE and metrics of the run, if it has ended."""
@@ -111,7 +118,9 @@ class RunFolder:
         x [n,D]: raw activations, the first of which are kept with their codes and reconstruction,
         so that whoever exports or loads the SAE later can see that it still computes the same.
         """
-        note = {"config": self.about, "status": "finished", "metrics": metrics}
+        note = {
+            "config": self.about, "asked": self.asked, "status": "finished", "metrics": metrics,
+        }  # fmt: skip
         write_atomic(self.path / NOTE, json.dumps(note, indent=1))
         probe.write_probe(sae, x[: probe.N_TOKENS], self.path)
         save_sae(sae, self.path, also=_OURS)  # last: its sae.json says that the run is finished

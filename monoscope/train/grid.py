@@ -114,7 +114,9 @@ class _Workshop:
             folder = None
             if order.out is not None:
                 about = self._about(sae, config)
-                folder = held.enter_context(RunFolder.opened(order.out, about, resume))
+                folder = held.enter_context(
+                    RunFolder.opened(order.out, about, resume, self._asked(order))
+                )
             done = None if folder is None else folder.finished()
             if done is not None and folder is not None:
                 results[number] = Run(*done, folder.path)
@@ -150,6 +152,18 @@ class _Workshop:
             "sae": sae.to_json(),
             "train": config.to_json(),
             "data": {"seed": self.data_seed},
+        }
+
+    def _asked(self, order: Order) -> dict[str, Any]:
+        """What a command that trains this again takes besides the configuration.
+
+        source: as the command line names the data; None for activations in memory.
+        """
+        named = getattr(self.source, "asked", None)
+        return {
+            "source": None if named is None else named(),
+            "k": order.k,
+            "settings": dict(order.settings),
         }
 
     def _begin(self, sae_config: SAEConfig, config: TrainConfig) -> TrainState:
