@@ -43,12 +43,17 @@ class Sums:
         keep = [self.columns.index(name) for name in columns]
         return Sums(tuple(columns), self.docs, self.values[:, keep])
 
-    def join(self, other: Sums) -> Sums:
-        """These documents and those of `other`, which are different ones."""
-        docs = np.concatenate([self.docs, other.docs])
-        order = np.argsort(docs)
-        values = np.concatenate([self.values, other.values])
-        return Sums(self.columns, docs[order], values[order])
+    def rows(self, which: NDArray[np.bool_]) -> Sums:
+        """Some of the documents, all columns."""
+        return Sums(self.columns, self.docs[which], self.values[which])
+
+    def beside(self, other: Sums) -> Sums:
+        """The documents of `other`, which are all here: its columns, then those it has not."""
+        mine = self.rows(np.isin(self.docs, other.docs))
+        assert np.array_equal(mine.docs, other.docs), "documents that are missing here"
+        new = tuple(name for name in self.columns if name not in other.columns)
+        values = np.concatenate([other.values, mine.only(new).values], axis=1)
+        return Sums((*other.columns, *new), other.docs, values)
 
 
 class DocumentSums:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monoscope.artifact.checks import check_together
 from monoscope.errors import ConfigError, DataError
-from monoscope.evals import reconstruction, splice, tokens
+from monoscope.evals import downstream, reconstruction, splice, tokens
 from monoscope.evals.baselines import FIT_TOKENS, Method, fit_baselines
 from monoscope.evals.bootstrap import LEVEL, Array, Metrics, Sums, intervals, point, ratio
 from monoscope.evals.reconstruction import Fired, Reconstruct
@@ -47,6 +47,7 @@ def evaluate(
     seed: int = 0,
     dead_tokens: int = DEAD_TOKENS,
     progress: Progress | None = None,
+    inside: Sums | None = None,
 ) -> Result:
     """Measure an SAE on held-out documents; `Result` defines every figure it holds.
 
@@ -56,6 +57,7 @@ def evaluate(
     quarter of them.
     bootstrap: replicates behind the 95 % intervals; 0 leaves them out.
     dead_tokens: the window for dead latents, filled up with train tokens.
+    inside: sums of `downstream.over` on these very documents, where they were made before.
 
     Raises DataError if the store has no held-out tokens or they do not vary, MismatchError if SAE,
     store and model do not belong together, ConfigError for a count out of range.
@@ -65,7 +67,7 @@ def evaluate(
     lengths = tokens.held_out_lengths(store)
     docs = tokens.choose_documents(lengths, n_tokens, seed)
     spliced = tokens.choose_documents(lengths, n_splice_tokens, seed) if lm is not None else []
-    job = _Job(sae, store, lm, docs, spliced, bootstrap, seed)
+    job = _Job(sae, store, lm, docs, spliced, bootstrap, seed, inside)
     bar = _Bar(progress, job.work(lengths, baselines, dead_tokens))
 
     fired = Fired(sae.config.d_sae)
@@ -96,7 +98,8 @@ def evaluate(
 class _Job:
     """What every stage of one evaluation needs.
 
-    docs: held-out documents to reconstruct; spliced: those to splice, both in the seed's order.
+    docs: held-out documents to reconstruct; spliced: those to splice, both in the seed's order;
+    inside: the sums of splicing them, where they are there already.
     """
 
     sae: SAE
@@ -106,6 +109,7 @@ class _Job:
     spliced: list[int]
     bootstrap: int
     seed: int
+    inside: Sums | None = None
 
     def work(self, lengths: Mapping[int, int], baselines: bool, dead_tokens: int) -> int:
         """Tokens that all stages together will look at."""
@@ -143,19 +147,13 @@ class _Job:
         """Downstream sums of SAE and ablations, and, on fewer documents, those of all methods."""
         if self.lm is None:
             return None, None
-        sae, mean = reconstruction.with_sae(self.sae), self._train_mean()
-        mine: dict[str, splice.Replace] = {
-            "sae": lambda x: sae(x)[0],
-            "zero": torch.zeros_like,
-            "mean": lambda x: mean.to(x).expand_as(x),
-        }
+        mine = downstream.replacements(self.sae, self._train_mean())
+        own = self.inside or self._splice(mine, self.spliced, bar)
         if not methods:
-            return self._splice(mine, self.spliced, bar), None
+            return own, None
         others = {n: _only_x_hat(m.reconstruct) for n, m in methods.items() if n not in mine}
-        few = max(1, len(self.spliced) // _BASELINE_SHARE)
-        first = self._splice(mine | others, self.spliced[:few], bar)
-        rest = self._splice(mine, self.spliced[few:], bar)
-        return first.only(rest.columns).join(rest), first
+        few = self.spliced[: max(1, len(self.spliced) // _BASELINE_SHARE)]
+        return own, own.beside(self._splice(others, few, bar))
 
     def _splice(self, replace: Mapping[str, splice.Replace], docs: list[int], bar: _Bar) -> Sums:
         assert self.lm is not None

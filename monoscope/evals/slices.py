@@ -7,7 +7,7 @@ how much of what varies inside the slice is kept, and the slices do not average 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,40 +15,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monoscope.evals import reconstruction, splice, tokens
+from monoscope.evals import downstream, reconstruction, splice, tokens
 from monoscope.evals.bootstrap import DocumentSums, Sums, intervals, point
 from monoscope.evals.cache import Figures
 from monoscope.evals.material import Material
 
-VERSION = 1
-POSITIONS = (0, 4, 16, 64, 128, 256, 512)
-"""First position of each bucket; the last one is open."""
-
+VERSION = 2
 _MAX_VALUES = 24  # a metadata key with more values (titles) makes no slices
 _VARIANCE = reconstruction.COLUMNS.index("variance")
 
 
 def run(material: Material) -> Figures:
-    """{"position": {bucket: {method: figures}}, "source": …} on held-out documents."""
+    """{"position": {bucket: {method: figures}}, "source": …} on held-out documents.
+
+    "downstream" stands beside the methods: what splicing the SAE costs the model there.
+    """
     docs = material.held_out_docs(material.sizes.slice_tokens)
     meta = {i: d.meta for i, d in material.store.get_documents(docs).items()}
-    keys = _keys(meta)
-    out: Figures = {
-        "position": _cut(material, docs, {"position": None}, meta)["position"],
-        **_cut(material, docs, dict.fromkeys(keys), meta),
-    }
+    keys = [key for key in _keys(meta) if key != "position"]
+    out = _cut(material, docs, ["position", *keys], meta)
     if material.lm is not None:
-        for key, inside in _downstream(material, keys).items():
-            for value, figures in inside.items():
-                out[key].setdefault(value, {})["downstream"] = figures
+        for key, value, figures in _downstream(material, keys):
+            out[key].setdefault(value, {})["downstream"] = figures
     return out
-
-
-def bucket_names() -> list[str]:
-    """ "0–3", "4–15", …, "512+"."""
-    ends = [str(start - 1) for start in POSITIONS[1:]]
-    named = [f"{start}–{end}" for start, end in zip(POSITIONS, ends, strict=False)]
-    return [*named, f"{POSITIONS[-1]}+"]
 
 
 def _keys(meta: Mapping[int, Mapping[str, str]]) -> list[str]:
@@ -62,7 +51,7 @@ def _keys(meta: Mapping[int, Mapping[str, str]]) -> list[str]:
 
 
 def _cut(
-    material: Material, docs: list[int], keys: Mapping[str, None], meta: Mapping[int, Any]
+    material: Material, docs: list[int], keys: Sequence[str], meta: Mapping[int, Any]
 ) -> Figures:
     """Figures of every method in every slice of every key."""
     means = _means(material, docs, keys, meta)
@@ -82,12 +71,14 @@ def _cut(
     for (key, value, name), held_sums in sums.items():
         out[key].setdefault(value, {})[name] = _figures(material, held_sums.sums())
     if "position" in out:
-        out["position"] = {b: out["position"][b] for b in bucket_names() if b in out["position"]}
+        out["position"] = {
+            b: out["position"][b] for b in downstream.bucket_names() if b in out["position"]
+        }
     return out
 
 
 def _means(
-    material: Material, docs: list[int], keys: Mapping[str, None], meta: Mapping[int, Any]
+    material: Material, docs: list[int], keys: Sequence[str], meta: Mapping[int, Any]
 ) -> dict[tuple[str, str], Tensor]:
     """Mean [D] fp64 of the tokens of each slice."""
     totals: dict[tuple[str, str], Tensor] = {}
@@ -106,9 +97,8 @@ def _means(
 def _labels(key: str, doc: Tensor, pos: Tensor, meta: Mapping[int, Any]) -> list[str]:
     """The slice each token is in; "" where its document does not say."""
     if key == "position":
-        names = bucket_names()
-        at = np.searchsorted(POSITIONS, pos.numpy(), side="right") - 1
-        return [names[i] for i in at.tolist()]
+        names = downstream.bucket_names()
+        return [names[i] for i in downstream.bucket_of(pos).tolist()]
     return [meta[d].get(key, "") for d in doc.tolist()]
 
 
@@ -128,34 +118,25 @@ def _figures(material: Material, sums: Sums) -> Figures:
     return found
 
 
-def _downstream(material: Material, keys: list[str]) -> Figures:
-    """ΔCE, KL and loss recovered of the SAE by metadata value, on spliced held-out documents."""
-    assert material.lm is not None
-    docs = material.held_out_docs(material.sizes.splice_tokens)
-    stored = material.store.get_documents(docs)
-    manifest = material.store.manifest
-    rows = splice.windows(
-        [stored[d] for d in docs], manifest.prefix_ids, manifest.arguments.context_length
-    )
-    sae, mean = reconstruction.with_sae(material.sae), material.mean
-    replace: dict[str, splice.Replace] = {
-        "sae": lambda x: sae(x)[0],
-        "zero": torch.zeros_like,
-        "mean": lambda x: mean.to(x).expand_as(x),
-    }
-    policy = material.store.mask_policy
-    sums = splice.splice(material.lm, material.site, policy, replace, rows).sums()
-    metrics = partial(splice.figures, name="sae")
-    out: Figures = {}
+def _downstream(material: Material, keys: list[str]) -> Iterator[tuple[str, str, Figures]]:
+    """ΔCE, KL and loss recovered of the SAE by slice: key, value, figures."""
+    inside = downstream.of(material)
+    for number, name in enumerate(downstream.bucket_names()):
+        if len((part := inside.at(number)).docs):
+            yield "position", name, _inside(material, part)
+    sums = inside.by_document()
+    stored = material.store.get_documents(sums.docs.tolist())
     for key in keys:
-        values = [stored[d].meta.get(key, "") for d in sums.docs.tolist()]
-        for value in sorted(set(values) - {""}):
-            mine = np.array([v == value for v in values])
-            part = Sums(sums.columns, sums.docs[mine], sums.values[mine])
-            if not part.total()["n"][0]:
-                continue
-            found: Figures = dict(point(part, metrics))
-            found["ci"] = intervals(part, metrics, material.bootstrap, material.seed)
-            found["n_predictions"] = int(part.total()["n"][0])
-            out.setdefault(key, {})[value] = found
-    return out
+        values = np.array([stored[d].meta.get(key, "") for d in sums.docs.tolist()])
+        for value in sorted(set(values.tolist()) - {""}):
+            part = sums.rows(values == value)
+            if part.total()["n"][0]:
+                yield key, value, _inside(material, part)
+
+
+def _inside(material: Material, sums: Sums) -> Figures:
+    metrics = partial(splice.figures, name="sae")
+    found: Figures = dict(point(sums, metrics))
+    found["ci"] = intervals(sums, metrics, material.bootstrap, material.seed)
+    found["n_predictions"] = int(sums.total()["n"][0])
+    return found

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Replace = Callable[[Tensor], Tensor]
 """x [n,D] float32 at kept tokens -> what stands there instead, [n,D]."""
 
+See = Callable[[Tensor, Tensor, Tensor], None]
+"""Document [n], position in it [n] and columns [n,C] fp64 of scored predictions, by batch."""
+
 TINY_GAP = 1e-4
 """Nats per token: where an ablation costs no more than this, loss recovered is undefined."""
 
@@ -35,10 +38,14 @@ _CHUNK = 16  # tokens whose log-softmax is made at once: small enough to stay in
 
 @dataclass(frozen=True)
 class Window:
-    """A row of a forward pass: token_ids with the model's prefix in front, from document doc."""
+    """A row of a forward pass: token_ids with the model's prefix in front, from document doc.
+
+    first: position in the document that the row's first column would have, below 0 for a prefix.
+    """
 
     doc: int
     token_ids: tuple[int, ...]
+    first: int = 0
 
 
 def windows(
@@ -47,7 +54,9 @@ def windows(
     """Documents in the windows they were harvested in: the prefix, then consecutive tokens."""
     step = context_length - len(prefix_ids)
     return [
-        Window(doc.doc, (*prefix_ids, *doc.token_ids[start : start + step]))
+        Window(
+            doc.doc, (*prefix_ids, *doc.token_ids[start : start + step]), start - len(prefix_ids)
+        )
         for doc in docs
         for start in range(0, len(doc.token_ids), step)
     ]
@@ -65,17 +74,20 @@ def splice(
     replacements: Mapping[str, Replace],
     rows: Sequence[Window],
     progress: Callable[[int], None] | None = None,
+    see: See | None = None,
 ) -> DocumentSums:
     """Per-document sums of ce_clean and, for every replacement, of its cross-entropy and KL.
 
     ce = −log p(next token) · kl = Σ_v p_clean (log p_clean − log p_spliced), in nats, both from a
     float32 log-softmax, summed in fp64 over scored predictions; "n" counts them.
-    progress: called after each batch with the number of its predictions.
+    progress: called after each batch with the number of its predictions; see: with what they are.
     """
     out = DocumentSums(columns(replacements))
     for batch in _batches(rows, lm.vocab_size):
-        doc, table = _splice_batch(lm, site, policy, replacements, batch)
+        doc, pos, table = _splice_batch(lm, site, policy, replacements, batch)
         out.add(doc, table)
+        if see is not None:
+            see(doc, pos, table)
         if progress is not None:
             progress(len(doc))
     return out
@@ -118,8 +130,8 @@ def _batches(rows: Sequence[Window], vocab_size: int) -> Iterator[list[Window]]:
 
 def _splice_batch(
     lm: LM, site: Site, policy: MaskPolicy, replacements: Mapping[str, Replace], batch: list[Window]
-) -> tuple[Tensor, Tensor]:
-    """The document of each scored prediction, [n], and its row of the columns, [n,C] fp64."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each scored prediction's document and position in it, [n], and its columns, [n,C] fp64."""
     ids, mask = pad(batch, lm.pad_id, lm.device)
     seen: list[Tensor] = []
 
@@ -139,8 +151,10 @@ def _splice_batch(
     for replace in replacements.values():
         logits = lm.logits(ids, mask, hooks={site: _hook(replace, keep)})[scored]
         parts += _compare(clean, logits, targets)
-    doc = torch.tensor([row.doc for row in batch])[:, None].expand(ids.shape)[scored.cpu()]
-    return doc, torch.stack([part.cpu() for part in parts], dim=1)
+    scored = scored.cpu()
+    doc = torch.tensor([row.doc for row in batch])[:, None].expand(ids.shape)[scored]
+    pos = (torch.tensor([row.first for row in batch])[:, None] + torch.arange(ids.shape[1]))[scored]
+    return doc, pos, torch.stack([part.cpu() for part in parts], dim=1)
 
 
 def _hook(replace: Replace, keep: Tensor) -> Hook:

@@ -20,6 +20,7 @@ from monoscope.evals import (
     ablation,
     corpus_probes,
     density,
+    downstream,
     geometry,
     label_scores,
     letters,
@@ -39,11 +40,13 @@ from monoscope.evals.run import evaluate
 class _Core:
     """The spine's own evaluation, as a family."""
 
-    VERSION = 1
+    VERSION = 2
 
     @staticmethod
     def run(material: Material) -> Figures:
         sizes = material.sizes
+        inside = None if material.lm is None else downstream.of(material).by_document()
+        material.tell("core: reconstruction and baselines", 0, 1)
         return evaluate(
             material.sae,
             material.store,
@@ -53,6 +56,7 @@ class _Core:
             bootstrap=material.bootstrap,
             seed=material.seed,
             dead_tokens=sizes.dead_tokens,
+            inside=inside,
         ).to_json()
 
 

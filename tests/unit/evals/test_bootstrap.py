@@ -42,12 +42,13 @@ def test_adding_nothing_adds_nothing():
     assert out.sums().total()["a"].tolist() == [0.0]
 
 
-def test_only_and_join():
-    left = Sums(("a", "b"), np.array([5, 9]), np.array([[1.0, 2], [3, 4]]))
-    right = Sums(("b",), np.array([7]), np.array([[8.0]]))
-    joined = left.only(("b",)).join(right)
-    assert joined.docs.tolist() == [5, 7, 9]
-    assert joined.values[:, 0].tolist() == [2, 8, 4]
+def test_only_rows_and_beside():
+    left = Sums(("a", "b"), np.array([5, 7, 9]), np.array([[1.0, 2], [3, 4], [5, 6]]))
+    assert left.only(("b",)).values[:, 0].tolist() == [2, 4, 6]
+    assert left.rows(left.docs != 7).docs.tolist() == [5, 9]
+    both = left.beside(Sums(("b", "c"), np.array([5, 9]), np.array([[8.0, 9], [10, 11]])))
+    assert (both.columns, both.docs.tolist()) == (("b", "c", "a"), [5, 9])
+    assert both.values.tolist() == [[8, 9, 1], [10, 11, 5]]
 
 
 def test_ratio_is_undefined_at_or_below_tiny():

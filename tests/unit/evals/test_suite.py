@@ -16,10 +16,20 @@ import torch
 
 from monoscope.artifact.checks import weights_hash
 from monoscope.errors import ConfigError, FormatError, MismatchError
-from monoscope.evals import corpus_probes, features, label_scores, saebench, slices, suite
+from monoscope.evals import (
+    corpus_probes,
+    downstream,
+    features,
+    label_scores,
+    saebench,
+    slices,
+    splice,
+    suite,
+)
 from monoscope.evals.cache import Cache
 from monoscope.evals.material import Material, Sizes
 from monoscope.sae import SAE, SAEConfig
+from monoscope.sites import Site
 
 SIZES = Sizes(splice_tokens=60, slice_tokens=None, dead_tokens=50, corpus_docs=30)
 # SAEBench 0.6.0, evals/core/eval_output_schema_core.json
@@ -105,6 +115,37 @@ def test_slices_downstream_add_up_to_the_whole(material, lm):
     assert joined == pytest.approx(core.kl, rel=1e-9)
 
 
+def test_splicing_by_position_against_one_window_at_a_time(material, lm):
+    """A prediction belongs to the place in its document of the token that it is made from."""
+    whole = dataclasses.replace(material, lm=lm)
+    found = slices.run(whole)["position"]
+    docs = whole.held_out_docs(SIZES.splice_tokens)
+    expected: dict[str, list[float]] = {}
+    for doc in docs:
+        held = whole.store.docs[doc]
+        for row in splice.windows([held], [1], 11):
+            ids = torch.tensor([row.token_ids])
+            x = lm.hidden(ids)
+            keep = whole.store.mask_policy.keep(ids, torch.ones_like(ids).bool(), x)[0]
+            edited = x.clone()
+            edited[0, keep] = whole.sae.decode(whole.sae.encode(x[0, keep]))
+            start = lm.logits(ids, torch.ones_like(ids).bool())[0].double().log_softmax(-1)
+            hook = {Site.parse(whole.store.site): lambda _, at, e=edited: e}
+            after = lm.logits(ids, torch.ones_like(ids).bool(), hook)[0].double().log_softmax(-1)
+            for s in range(len(row.token_ids) - 1):
+                if keep[s]:
+                    pos = row.first + s
+                    assert held.token_ids[pos] == row.token_ids[s]
+                    name = "0–3" if pos < 4 else "4–15" if pos < 16 else "16–63"
+                    kl = (start[s].exp() * (start[s] - after[s])).sum()
+                    expected.setdefault(name, []).append(float(kl))
+    got = {name: v["downstream"] for name, v in found.items() if "downstream" in v}
+    assert len(got) == 3
+    for name, held_kl in expected.items():
+        assert got[name]["n_predictions"] == len(held_kl)
+        assert got[name]["kl"] == pytest.approx(np.mean(held_kl), rel=1e-4)
+
+
 def test_pooled_documents_against_loops(material):
     pooled, meta = features.pool_stored(material, "held_out", 100)
     by_doc = {}
@@ -122,6 +163,24 @@ def test_pooled_documents_against_loops(material):
             )
         centred = x.mean(0) - material.mean
         assert np.allclose(pooled.by_basis["pca"][i], centred @ material.pca.components, atol=1e-4)
+
+
+def test_what_was_spliced_once_is_not_spliced_again(material, lm, tmp_path):
+    """Core, slices and masks share the passes, and a run that goes on reads them from the disk."""
+    whole = dataclasses.replace(material, lm=with_extras(lm), cache=Cache(tmp_path))
+    first = downstream.of(whole)
+    whole.lm.logits = None  # a further pass would fail
+    again = downstream.of(whole)
+    assert np.array_equal(again.sums.values, first.sums.values)
+    assert np.array_equal(again.bucket, first.bucket)
+    sums = first.by_document()
+    few = sums.docs[::2].tolist()
+    assert first.by_document(few).docs.tolist() == few
+    np.testing.assert_allclose(
+        sum(first.at(i).total()["kl_sae"][0] for i in range(len(downstream.POSITIONS))),
+        sums.total()["kl_sae"][0],
+    )
+    assert len(slices.run(whole)["position"]) == 3
 
 
 def test_the_random_sae_encodes_what_it_reconstructs(material):
