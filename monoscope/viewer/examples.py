@@ -62,7 +62,7 @@ def _of(catalogue: Catalogue, row: dict[str, Any]) -> dict[str, str | None]:
     for term in catalogue.ask(_TERMS, {"latent": row["latent"]}):
         if re.fullmatch(r" ?[^\W\d_]{2,24}", term["text"]):
             tokens[term["tier"]].append(term["text"])
-    raised = sorted(tokens[1], key=lambda text: (text[0] != " ", text.strip().lower() != word, text))
+    raised = sorted(tokens[1], key=lambda t: (t[0] != " ", t.strip().lower() != word, t))
     f1 = row["label_f1"]
     return {
         "word": word,

@@ -303,9 +303,15 @@ def _table(
 
 
 def _unplaced(run: dict[str, Any]) -> dict[str, Any]:
-    """A run without the path it was written to."""
+    """A run without the paths it was written to and read from."""
     if run["metrics"] is not None:
         run["metrics"].pop("out", None)
+    source = (run["asked"] or {}).get("source")
+    if isinstance(source, dict):
+        for name in source.keys() & {"store", "model"}:
+            source[name] = Path(str(source[name])).name
+        if isinstance(source.get("corpus"), dict):
+            source["corpus"].pop("path", None)
     return run
 
 

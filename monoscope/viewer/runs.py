@@ -15,6 +15,7 @@ from monoscope.viewer.found import Found, read_json
 EVENTS = "events.jsonl"
 FIGURES = ("step", "n_tokens", "loss", "fvu", "l0", "dead_fraction", "lr")
 QUIET_SECONDS = 120.0  # without news, after which an unfinished run may well have stopped
+_FEW_SAVES, _MOST_SPOTS = 3, 24
 _LONG = 2000  # characters of JSON beyond which a value of the provenance is left out
 Status = Literal["running", "quiet", "finished"]
 
@@ -113,15 +114,45 @@ def data(folder: Path) -> dict[str, Any]:
     }
 
 
-def checkpoints(folder: Path) -> list[dict[str, Any]]:
-    """Name, step and tokens of each checkpoint that a run keeps, oldest first."""
-    told = []
-    for path in sorted(folder.glob("checkpoint-*")):
-        counters = (read_json(path / "state.json") or {}).get("counters") or {}
-        told.append(
-            {"name": path.name, "step": counters.get("step"), "n_tokens": counters.get("n_tokens")}
-        )
-    return told
+def checkpoints(
+    folder: Path, every: int | None, events: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What the log says where a run saved itself, oldest first, and at its last event.
+
+    every: tokens between saves, as its configuration has it. Each: n_tokens, step, the figures,
+    `kept` (whether it is still on disk: a finished run's are removed) and `saved`. A run that saved
+    itself fewer than three times is told at its quarters too.
+    """
+    rows = [event for event in events if is_figures(event)]
+    if not rows:
+        return []
+    kept = {int(name) for name in _steps(folder)}
+    total = rows[-1]["n_tokens"]
+    spots = {_first(rows, "step", step) for step in kept}
+    if every:
+        spots |= {_first(rows, "n_tokens", n) for n in range(every, total + 1, every)}
+    saved = {spot for spot in spots if spot is not None}
+    told = saved | {len(rows) - 1}
+    if len(saved) < _FEW_SAVES:
+        told |= {_first(rows, "n_tokens", total * i // 4) or 0 for i in (1, 2, 3)}
+    order = sorted(told)
+    thin = order[:: -(-len(order) // _MOST_SPOTS)]
+    return [
+        {name: _number(rows[i].get(name)) for name in FIGURES}
+        | {"saved": i in saved, "kept": any(_first(rows, "step", s) == i for s in kept)}
+        for i in sorted({*thin, order[-1]})
+    ]
+
+
+def _steps(folder: Path) -> list[str]:
+    names = (path.name.rpartition("-")[2] for path in folder.glob("checkpoint-*"))
+    return [name for name in names if name.isdecimal()]
+
+
+def _first(rows: list[Mapping[str, Any]], name: str, least: int) -> int | None:
+    """The first row whose counter has come to `least`."""
+    found = (i for i, row in enumerate(rows) if (_number(row.get(name)) or 0) >= least)
+    return next(found, None)
 
 
 def _is_of(folder: Path, told: Mapping[str, Any], root: Found) -> bool:

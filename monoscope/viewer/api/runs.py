@@ -61,11 +61,14 @@ class RunList(BaseModel):
 
 
 class Run(BaseModel):
-    """All about one run but its curves. config: as it was resolved when it began; metrics: at its
-    end, on training data; data: what it was trained on; notes: events that are no figures."""
+    """All about one run but its curves. config: as it was resolved when it began; asked: the data
+    and settings it was asked for with, null where the run kept none; metrics: at its end, on
+    training data; data: what it was trained on; checkpoints: its figures where it saved itself;
+    notes: events that are no figures."""
 
     row: RunRow
     config: dict[str, Any]
+    asked: dict[str, Any] | None
     metrics: dict[str, Any] | None
     data: dict[str, Any]
     checkpoints: list[dict[str, Any]]
@@ -214,17 +217,21 @@ def _last(folder: Path) -> dict[str, Any]:
 def _run(folder: Path, seen: found.Found) -> Run:
     note = _finite(found.read_json(folder / found.RUN) or {})
     measured = runs.evaluation(folder, seen)
-    config, metrics = note.get("config"), note.get("metrics")
+    config, metrics, asked = note.get("config"), note.get("metrics"), note.get("asked")
+    train = config.get("train") if isinstance(config, dict) else None
+    every = train.get("checkpoint_every_tokens") if isinstance(train, dict) else None
+    events = runs.read_from(folder).events
     return Run(
         row=_row(folder, seen),
         config=config if isinstance(config, dict) else {},
+        asked=asked if isinstance(asked, dict) else None,
         metrics=metrics if isinstance(metrics, dict) else None,
         data=_finite(runs.data(folder)),
-        checkpoints=_finite(runs.checkpoints(folder)),
+        checkpoints=runs.checkpoints(folder, every if isinstance(every, int) else None, events),
         evaluation=None if measured is None else Measured(
             file=seen.name(measured[0]), figures=_finite(measured[1])
         ),
-        notes=_notes(runs.read_from(folder).events),
+        notes=_notes(events),
     )  # fmt: skip
 
 

@@ -52,6 +52,6 @@ function Runs({ found }) {
       <${Panel} title="Runs found" class="wide"><${RunTable} runs=${found.runs} shown=${shown} focus=${focus} toggle=${toggle} open=${(/** @type {string} */ id) => setQuery({ run: id }, { push: true })} /><//>
       <${Curves} runs=${order} curves=${curves} log=${query.axis === "log"} setLog=${(/** @type {boolean} */ on) => setQuery({ axis: on ? "log" : "" })} />
       <${Frontier} runs=${found.runs} shown=${shown} focus=${focus} open=${(/** @type {string} */ id) => setQuery({ run: id }, { push: true })} />
-      ${focus && html`<${Detail} key=${focus} id=${focus} row=${found.runs.find((run) => run.id === focus)} curve=${curves[focus]} />`}
+      ${focus && html`<${Detail} key=${focus} id=${focus} row=${found.runs.find((run) => run.id === focus)} curve=${curves[focus]} root=${found.root} />`}
     </div>`;
 }

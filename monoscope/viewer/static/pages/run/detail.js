@@ -1,8 +1,9 @@
 /** One run: its evaluation beside baselines, settings, data, checkpoints, and what it said of itself. */
 import { useApi } from "../../api.js";
 import { Await, Copy, Empty, Panel } from "../../components.js";
-import { percent, python, shell, short, whole } from "../../format.js";
+import { percent, short, whole } from "../../format.js";
 import { html, useEffect } from "../../kit.js";
+import { again } from "./again.js";
 import { nameOf } from "./style.js";
 
 /** @param {number | null | undefined} v */
@@ -22,24 +23,28 @@ const MEASURES = [
 ];
 const BASELINES = /** @type {Record<string, string>} */ ({ random: "random directions", neurons: "raw coordinates", pca: "PCA", mean: "the mean" });
 
-/** @param {{id: string, row: any, curve: any}} props */
-export function Detail({ id, row, curve }) {
+/** @param {{id: string, row: any, curve: any, root: string}} props root: the folder that runs are found in */
+export function Detail({ id, row, curve, root }) {
   const run = useApi("/runs/one", { id });
   // Its evaluation and data are there only after its end, its notes come as it trains.
   useEffect(() => { if (run.data) run.reload(); }, [row.status, JSON.stringify(row.held_out), curve?.notes.length]);
-  return html`<${Panel} title=${`Run ${nameOf(id)}`} class="wide detail"><${Await} of=${{ ...run, loading: false }} lines=${8}>${(/** @type {any} */ data) => html`<${Body} run=${data} />`}<//><//>`;
+  return html`<${Panel} title=${`Run ${nameOf(id)}`} class="wide detail"><${Await} of=${{ ...run, loading: false }} lines=${8}>${(/** @type {any} */ data) => html`<${Body} run=${data} root=${root} />`}<//><//>`;
 }
 
-/** @param {{run: any}} props */
-function Body({ run }) {
-  return html`<div class="row copies"><${Copy} label="Copy as command" text=${command(run)} /><${Copy} label="Copy as Python" text=${code(run)} /></div>
+/** @param {{run: any, root: string}} props */
+function Body({ run, root }) {
+  const { command, python, lacks } = again(run, root);
+  return html`<div class="row copies">${command && html`<${Copy} label="Copy as command" text=${command} title="Train such a run again" />`}
+      ${python && html`<${Copy} label="Copy as Python" text=${python} title="Train such a run again" />`}
+      ${lacks && html`<span class="note">${command ? "" : python ? "No command trains this again: " : "No command to copy: "}${lacks}</span>`}</div>
     <${Evaluation} measured=${run.evaluation} />
+    <${Checkpoints} rows=${run.checkpoints} finished=${run.row.status === "finished"} />
     ${run.notes.length > 0 && html`<${Notes} notes=${run.notes} />`}
     <div class="facts">
       <section><h3>Training</h3><${Facts} of=${run.config.train} /></section>
       <section><h3>Autoencoder</h3><${Facts} of=${run.config.sae} />${run.metrics && html`<h3>At its end, on training data</h3><${Facts} of=${run.metrics} />`}</section>
       <section><h3>Data</h3>${Object.keys(run.data).length ? html`<${Facts} of=${run.data} />` : html`<p class="dim">Written with the finished autoencoder.</p>`}
-        ${run.checkpoints.length > 0 && html`<h3>Checkpoints</h3><ul class="kv">${run.checkpoints.map((/** @type {any} */ c) => html`<li key=${c.name}><span class="grow">${c.name}</span><span class="num">${whole(c.n_tokens)} tokens</span></li>`)}</ul>`}</section>
+</section>
     </div>`;
 }
 
@@ -52,11 +57,12 @@ function Evaluation({ measured }) {
   const { figures } = measured;
   const shown = MEASURES.filter(([key]) => figures[key] !== undefined);
   const rows = [["sae", "this SAE", figures], ...Object.entries(figures.baselines || {}).map(([key, of]) => [key, BASELINES[key] || key, of])];
-  return html`<div class="scroll" tabindex="0" role="group" aria-label="Evaluation beside baselines"><table class="evaltable">
-    <thead><tr><th>on held-out documents</th>${shown.map(([key, name, about]) => html`<th key=${key} class="r" title=${about}>${name}</th>`)}</tr></thead>
-    <tbody>${rows.map(([key, name, of]) => html`<tr key=${key} class=${key === "sae" ? "ours" : ""}>
-      <td>${name}${of.method && html`<span class="src">${of.method}</span>`}</td>
-      ${shown.map(([measure, , , show]) => html`<td key=${measure} class="r num">${show(of[measure])}<${Interval} ci=${of.ci?.[measure]} show=${show} /></td>`)}</tr>`)}</tbody></table></div>
+  // Where there is no room for a table its rows become blocks by CSS, which would take their roles from them.
+  return html`<div class="evalbox"><table class="evaltable" role="table" aria-label="Evaluation beside baselines">
+    <thead role="rowgroup"><tr role="row"><th role="columnheader">on held-out documents</th>${shown.map(([key, name, about]) => html`<th key=${key} role="columnheader" class="r" title=${about}>${name}</th>`)}</tr></thead>
+    <tbody role="rowgroup">${rows.map(([key, name, of]) => html`<tr key=${key} role="row" class=${key === "sae" ? "ours" : ""}>
+      <td role="rowheader">${name}${of.method && html`<span class="src">${of.method}</span>`}</td>
+      ${shown.map(([measure, heading, about, show]) => html`<td key=${measure} role="cell" class="r num"><span class="mname" title=${about} aria-hidden="true">${heading}</span>${show(of[measure])}<${Interval} ci=${of.ci?.[measure]} show=${show} /></td>`)}</tr>`)}</tbody></table></div>
     <p class="note">${whole(figures.n_tokens)} tokens of ${whole(figures.n_documents)} documents${figures.n_splice_tokens ? `, ${whole(figures.n_splice_tokens)} of them spliced into the model` : ""}.
       Dead: ${percent(figures.dead_fraction)} silent over ${whole(figures.dead_window_tokens)} tokens. Below each figure its 95 % interval, a bootstrap over documents. From <code>${measured.file}</code>.</p>`;
 }
@@ -64,6 +70,22 @@ function Evaluation({ measured }) {
 /** @param {{ci: [number, number] | undefined, show: (v: any) => string}} props */
 function Interval({ ci, show }) {
   return ci ? html`<span class="src">${show(ci[0])} – ${show(ci[1])}</span>` : null;
+}
+
+/** Figures of a run's log. @type {[string, string, (v: any) => string][]} */
+const LOGGED = [["fvu", "FVU", fine], ["loss", "loss", fine], ["l0", "L0", short], ["dead_fraction", "dead", percent], ["lr", "learning rate", short]];
+
+/** The run where it saved itself, side by side. @param {{rows: any[], finished: boolean}} props */
+function Checkpoints({ rows, finished }) {
+  if (rows.length < 2) return null;
+  const last = rows[rows.length - 1], most = Math.max(...rows.map((row) => row.fvu ?? 0));
+  return html`<section class="notes"><h3>Checkpoints side by side</h3>
+    <div class="scroll" tabindex="0" role="group" aria-label="Checkpoints side by side"><table class="evaltable saves">
+    <thead><tr><th class="r">tokens</th>${LOGGED.map(([key, name]) => html`<th key=${key} class="r">${name}</th>`)}<th></th></tr></thead>
+    <tbody>${rows.map((row) => html`<tr key=${row.n_tokens} class=${row === last ? "ours" : ""}><td class="r num">${whole(row.n_tokens)}</td>
+      ${LOGGED.map(([key, , show]) => html`<td key=${key} class="r num">${key === "fvu" && row.fvu !== null && html`<svg class="meter" viewBox="0 0 44 5" width="44" height="5" aria-hidden="true"><rect class="back" width="44" height="5" rx="2.5" /><rect class="fill" width=${(44 * row.fvu / most).toFixed(1)} height="5" rx="2.5" /></svg> `}${show(row[key])}</td>`)}
+      <td class="dim">${row === last ? (finished ? "its end" : "now") : row.kept ? "checkpoint, on disk" : row.saved ? "checkpoint" : ""}</td></tr>`)}</tbody></table></div>
+    <p class="note">As the run reported them, on the batches it trained on.${rows.some((row) => row.saved) && finished ? " A finished run keeps no checkpoints: its SAE is the last row." : ""}</p></section>`;
 }
 
 /** @param {{notes: any[]}} props */
@@ -92,23 +114,4 @@ function value(v) {
   if (Array.isArray(v)) return !v.length ? "none" : v.length > 8 ? `${v.length} values` : v.map(value).join(", ");
   if (v && typeof v === "object") return Object.entries(v).map(([k, w]) => `${k} ${value(w)}`).join(" · ");
   return /^[0-9a-f]{32,}$/.test(v) ? `${v.slice(0, 12)}…` : String(v);
-}
-
-const ARGUMENTS = /** @type {[string, string][]} */ ([["recipe", "--recipe"], ["batch_size", "--batch-size"], ["n_tokens", "--tokens"], ["lr", "--lr"], ["seed", "--seed"]]);
-
-/** The command that trains such a run again; its store is the reader's to name. @param {any} run */
-function command(run) {
-  const { sae = {}, train = {} } = run.config;
-  const parts = ["monoscope train STORE", `--d-sae ${sae.d_sae}`];
-  if (sae.k) parts.push(`--k ${sae.k}`);
-  for (const [key, flag] of ARGUMENTS) if (train[key] !== null && train[key] !== undefined) parts.push(`${flag} ${shell(String(train[key]))}`);
-  return [...parts, "--out SAE"].join(" ");
-}
-
-/** @param {any} run */
-function code(run) {
-  const { sae = {}, train = {} } = run.config;
-  const given = [`d_sae=${sae.d_sae}`, ...(sae.k ? [`k=${sae.k}`] : []),
-    ...ARGUMENTS.filter(([key]) => train[key] !== null && train[key] !== undefined).map(([key]) => `${key}=${python(train[key])}`)];
-  return `import monoscope as ms\n\nstore = ms.load_store("store/")\nrun = ms.train(store, ${given.join(", ")}, out="sae/")`;
 }
