@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -16,6 +16,11 @@ from monoscope.cli import options as opt
 from monoscope.cli.output import Bar, console, print_json, print_table, quiet_stdout
 from monoscope.errors import ConfigError
 from monoscope.files import write_atomic
+
+if TYPE_CHECKING:
+    from monoscope.evals.material import Tell
+
+_TOKENS = 1_000  # parts: a suite has fewer of them, and tokens are more
 
 
 def evaluate(
@@ -117,7 +122,7 @@ def _suite(
             seed=seed,
             bootstrap=bootstrap,
             cache=Cache(None) if fresh else Cache.default(),
-            tell=lambda what, done, total: bar.note(f"eval: {what} ({done + 1} of {total})"),
+            tell=_teller(bar),
         )
         told = run_suite(
             material, suite, finished=lambda name, s: bar.note(f"eval: {name} took {s:.1f} s")
@@ -132,6 +137,22 @@ def _suite(
     for name, figures in families.items():
         if "skipped" in figures:
             console().print(Text(f"{name}: not measured, {figures['skipped']}", style="dim"))
+
+
+def _teller(bar: Bar) -> Tell:
+    """A line for each part that is begun; for those that count tokens, how far they are."""
+
+    def tell(what: str, done: int, total: int) -> None:
+        task = f"eval: {what}"
+        if total < _TOKENS:
+            bar.note(f"{task} ({done + 1} of {total})")
+            return
+        if bar.task != task:
+            bar.task, bar.first = task, None
+            bar.note(task)
+        bar.at(done, total)
+
+    return tell
 
 
 def report(
