@@ -32,17 +32,19 @@ class Active:
     codes: f, sparse, or dense [N, L] for the dense activations.  fired: ids of latents with f > 0.
     l0: their mean number a token; for sigmoid, whose units are never off, the mean Σ f.
     smallest: the least value batchtopk kept, else 0.
+    proved: of train_fixed alone, whose ids may be L, for none, and whose numbers are tensors.
     z, theta [nnz]: jumprelu's pre-activations and thresholds at the entries of codes.
     gate: gated's entries of the gate path, values relu(z_gate).
     """
 
     codes: SparseCodes | Tensor
     fired: Tensor
-    l0: float
-    smallest: float = 0.0
+    l0: float | Tensor
+    smallest: float | Tensor = 0.0
     z: Tensor | None = None
     theta: Tensor | None = None
     gate: SparseCodes | None = None
+    proved: Tensor | None = None
 
 
 class Rule(ABC):
@@ -50,10 +52,12 @@ class Rule(ABC):
 
     scales: f(s·z; s·biases) = s·f, so that an input scale can be folded into biases alone.
     dense: every latent has a value on every token.
+    fixed: how many latents are kept is known beforehand, so there is a train_fixed.
     """
 
     scales = True
     dense = False
+    fixed = False
 
     def leaves(self, d_sae: int) -> dict[str, Tensor]:
         """Parameters [L] besides W_enc, b_enc, W_dec, b_dec, at their neutral values."""
@@ -75,6 +79,12 @@ class Rule(ABC):
     def train(self, sae: SAE, x: Tensor, k: int, guess: float, bandwidth: float) -> Active:
         """The batch x [N, D] in a training step."""
 
+    def train_fixed(self, sae: SAE, x: Tensor, k: int, guess: Tensor) -> Active:
+        """As train, in shapes that no value decides, nothing read back; guess: a tensor too."""
+        raise NotImplementedError(
+            f"{type(self).__name__} keeps as many latents as there happen to be"
+        )
+
 
 def above(encoder: Encoder, x: Tensor, theta: Tensor) -> SparseCodes:
     """encoder.above, by the plain product where most tokens have too many entries to prove."""
@@ -90,6 +100,18 @@ def _sparse(sae: SAE, x: Tensor, codes: SparseCodes, smallest: float = 0.0) -> A
         fired=codes.indices.long(),
         l0=codes.indices.numel() / codes.n_tokens,
         smallest=smallest,
+    )
+
+
+def _padded(
+    sae: SAE, x: Tensor, codes: SparseCodes, proved: Tensor, smallest: Tensor | float = 0.0
+) -> Active:
+    return Active(
+        codes=codes.with_values(sae.preactivations(x, codes)),
+        fired=codes.indices.long(),
+        l0=(codes.indices < codes.d_sae).sum() / codes.n_tokens,
+        smallest=smallest,
+        proved=proved,
     )
 
 
@@ -109,6 +131,8 @@ class Relu(Rule):
 class TopK(Rule):
     """f = z on the token's k largest positive z (Makhzani 2013; Gao 2024, eq. 1)."""
 
+    fixed = True
+
     def choose(self, sae: SAE, x: Tensor, k: int | None) -> SparseCodes:
         k = k or sae.config.k
         assert k is not None
@@ -118,10 +142,16 @@ class TopK(Rule):
         centred = (x - sae.b_dec).detach()
         return _sparse(sae, x, make_encoder(sae.W_enc, sae.b_enc).topk(centred, k))
 
+    def train_fixed(self, sae: SAE, x: Tensor, k: int, guess: Tensor) -> Active:
+        centred = (x - sae.b_dec).detach()
+        return _padded(sae, x, *make_encoder(sae.W_enc, sae.b_enc).fixed_topk(centred, k))
+
 
 @final
 class BatchTopK(Rule):
     """f = z on the batch's k·N largest positive z; at inference those above a fixed threshold."""
+
+    fixed = True
 
     def choose(self, sae: SAE, x: Tensor, k: int | None) -> SparseCodes:
         return above(sae.encoder(), x, sae.threshold)
@@ -131,6 +161,12 @@ class BatchTopK(Rule):
         encoder = make_encoder(sae.W_enc, sae.b_enc)
         codes, smallest = select.batch_topk(encoder, centred, k, guess)
         return _sparse(sae, x, codes, smallest)
+
+    def train_fixed(self, sae: SAE, x: Tensor, k: int, guess: Tensor) -> Active:
+        centred = (x - sae.b_dec).detach()
+        encoder = make_encoder(sae.W_enc, sae.b_enc)
+        codes, smallest, proved = encoder.fixed_batch_topk(centred, k, guess)
+        return _padded(sae, x, codes, proved, smallest)
 
 
 @final

@@ -41,7 +41,9 @@ def nested(sae: SAE, codes: SparseCodes, prefixes: tuple[int, ...]) -> list[Tens
 
     prefixes ascend to L. All blocks of latents are decoded at once and then summed up.
     """
-    blocks, order = codes.grouped(torch.tensor(prefixes, device=codes.indices.device))
+    # filled on the device: a tensor of host numbers would have to be waited for
+    bounds = torch.cat([codes.offsets.new_full((1,), prefix) for prefix in prefixes])
+    blocks, order = codes.grouped(bounds)
     parts = decode_values(codes.values[order], sae.W_dec, blocks)
     levels = parts.reshape(len(prefixes), codes.n_tokens, -1).cumsum(0) + sae.b_dec
     return list(levels.unbind())
@@ -106,6 +108,24 @@ def _strongest(sae: SAE, x: Tensor, dead: Tensor, k: int) -> SparseCodes:
     bias = torch.full_like(sae.b_enc, -torch.inf)
     bias[dead] = sae.b_enc[dead]
     return make_encoder(sae.W_enc, bias).topk(x - sae.b_dec, k)
+
+
+def auxk_fixed(
+    sae: SAE, x: Tensor, x_hat: Tensor, dead: Tensor, k_aux: int
+) -> tuple[Tensor, Tensor]:
+    """As auxk for dead [L] bool, in shapes that do not depend on it, nothing read back.
+
+    Returns the loss and whether the choice of latents is proved.
+    """
+    x, x_hat = x[:AUXK_TOKENS], x_hat[:AUXK_TOKENS]
+    error = (x - x_hat).detach()
+    variance = spread_of(error).clamp_min(1e-12)
+    with torch.no_grad():
+        bias = torch.where(dead, sae.b_enc, -torch.inf)
+        codes, proved = make_encoder(sae.W_enc, bias).fixed_topk(x - sae.b_dec, k_aux)
+    z = sae.preactivations(x, codes)
+    loss = squared_distance(error, decode_values(z, sae.W_dec, codes)) / variance
+    return torch.where(dead.any(), loss, 0.0), proved
 
 
 def preact(sae: SAE, x: Tensor) -> Tensor:

@@ -59,16 +59,18 @@ def calibrate_threshold(sae: SAE, batches: list[Tensor], start: float) -> None:
 @torch.no_grad()
 def measure(sae: SAE, batches: list[Tensor]) -> Measured:
     """FVU, L0, dead share and maxima by the inference rule, over all the batches (fp64 sums)."""
+    device = sae.W_enc.device
     n = sum(b.shape[0] for b in batches)
     mean = sum((b.double().sum(0) for b in batches), torch.zeros(())) / n
     missed = total = 0.0
     active = 0
     peak = torch.zeros(sae.d_sae)
     for batch in batches:
-        for x in batch.split(ENCODE_BATCH):
+        for tile in batch.split(ENCODE_BATCH):
+            x = tile.to(device)
             codes = sae.encode(x)
             missed += float((x - sae.decode(codes)).double().square().sum())
-            total += float((x.double() - mean).square().sum())
+            total += float((x.double() - mean.to(device)).square().sum())
             active += codes.indices.numel()
             where = codes.indices.long().cpu()
             peak.scatter_reduce_(0, where, codes.values.float().cpu(), "amax")

@@ -15,9 +15,10 @@ from monoscope.sae.recipes import Recipe, get_recipe
 from monoscope.train.config import TrainConfig
 from monoscope.train.diagnose import Look, Surroundings, Watch
 from monoscope.train.events import EventLog
+from monoscope.train.fixed import Stepper
 from monoscope.train.folder import RunFolder
 from monoscope.train.state import TrainState
-from monoscope.train.step import StepResult, step
+from monoscope.train.step import StepResult
 
 EVENT_STEPS = 10  # how often figures are logged
 
@@ -41,11 +42,14 @@ class Job:
     session_tokens: int = 0
     error: TrainingError | None = None
     last: Look | None = None
+    _told_plain: str | None = None
     began: float = field(default_factory=time.perf_counter)
     saved: int = field(init=False)
+    stepper: Stepper = field(init=False)
 
     def __post_init__(self) -> None:
         self.saved = self.state.n_tokens
+        self.stepper = Stepper(self.state, self.recipe, self.config)
 
     @property
     def recipe(self) -> Recipe:
@@ -67,7 +71,10 @@ class Job:
         """
         began = time.perf_counter()
         self._shorten(x.shape[0], n_ahead)
-        done = step(self.state, self.recipe, self.config, x)
+        done = self.stepper.take(x)
+        if self.looks:  # what was queued on an accelerator is waited for now and then
+            self.stepper.settle()
+        self._tell_plain()
         self.session_tokens += x.shape[0]
         # a value read from an accelerator waits for all that is queued there
         if (self.looks or x.device.type == "cpu") and not math.isfinite(_loss(done)):
@@ -91,7 +98,7 @@ class Job:
         terms = {name: float(term.detach()) for name, term in done.objective.terms.items()}
         look = Look(
             step=state.step, n_tokens=state.n_tokens, loss=_loss(done), fvu=done.objective.fvu,
-            l0=done.l0, dead_fraction=dead, lr=done.lr, terms=terms,
+            l0=float(done.l0), dead_fraction=dead, lr=done.lr, terms=terms,
         )  # fmt: skip
         self.log.write(**look.to_json())
         self.last = look
@@ -105,6 +112,7 @@ class Job:
         """Save it, if it has a folder; weights that are not finite are never saved."""
         if self.folder is None:
             return
+        self.stepper.settle()
         if not self.state.is_finite():
             raise self.stopped(self.watch.not_finite(self.state, self.config, None, math.nan))
         self.folder.checkpoint(self.state, stream)
@@ -124,6 +132,15 @@ class Job:
             step=self.state.step, n_tokens=self.state.n_tokens, note="stopped", message=why + good
         )
         return TrainingError(why + good)
+
+    def _tell_plain(self) -> None:
+        """Say once why the steps on a GPU are not the fast ones."""
+        why = self.stepper.plain
+        if why is not None and why != self._told_plain:
+            self._told_plain = why
+            self.log.note(
+                self.state, "plain_steps", f"steps are not captured as a CUDA graph: {why}"
+            )
 
     def _shorten(self, n_rows: int, n_ahead: int | None) -> None:
         """Once the end of the data is in sight, and comes too early, fit the schedule to it."""

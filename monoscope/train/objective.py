@@ -19,10 +19,22 @@ TANH_SCALE = 4.0  # c of l0_tanh (Conerly 2025)
 
 @dataclass(frozen=True)
 class Objective:
-    """terms: name → weighted loss term; their sum is what is minimised. fvu: of the batch."""
+    """terms: name → weighted loss term; their sum is what is minimised.
+
+    error: of the reconstruction; spread: mean ‖x − x̄‖², where error is not relative to it.
+    proved: whether the latents of a fixed step are shown to be the right ones.
+    Nothing of it is read back from an accelerator before it is asked for.
+    """
 
     terms: dict[str, Tensor]
-    fvu: float
+    error: Tensor
+    spread: Tensor | None = None
+    proved: Tensor | None = None
+
+    @property
+    def fvu(self) -> float:
+        """Of the batch."""
+        return float(self.error) if self.spread is None else float(self.error) / float(self.spread)
 
     @property
     def total(self) -> Tensor:
@@ -35,7 +47,8 @@ def objective(
 ) -> Objective:  # fmt: skip
     """Terms for normalised x [N, D] and what the latents did on it.
 
-    dead: ids of dead latents; weight: the sparsity coefficient now.
+    dead: ids of dead latents, or which are [L] bool for shapes that do not depend on how many;
+    weight: the sparsity coefficient now.
     """
     spread = losses.spread_of(x)
 
@@ -53,8 +66,8 @@ def objective(
         x_hat = sae.reconstruct(active.codes)
         errors = measure(x_hat)[None]
     reconstruction = errors.mean()
-    last = float(errors[-1].detach())
-    fvu = last if recipe.reconstruction == "relative" else last * x.shape[0] / float(spread)
+    relative = recipe.reconstruction == "relative"
+    proved = active.proved
     terms = {"reconstruction": reconstruction}
     if recipe.sparsity is not None:
         terms["sparsity"] = weight * sparsity(sae, recipe, config, active)
@@ -62,11 +75,17 @@ def objective(
         terms["gate"] = losses.gate_error(sae, x, active.gate)
     if recipe.auxiliary == "auxk" and dead.numel():
         assert config.auxk_coefficient is not None and config.k_aux is not None
-        terms["auxk"] = config.auxk_coefficient * losses.auxk(sae, x, x_hat, dead, config.k_aux)
+        if dead.dtype == torch.bool:
+            missed, found = losses.auxk_fixed(sae, x, x_hat, dead, config.k_aux)
+            proved = found if proved is None else proved & found
+        else:
+            missed = losses.auxk(sae, x, x_hat, dead, config.k_aux)
+        terms["auxk"] = config.auxk_coefficient * missed
     if recipe.auxiliary == "preact":
         assert config.preact_coefficient is not None
         terms["preact"] = config.preact_coefficient * losses.preact(sae, x)
-    return Objective(terms, fvu)
+    each = None if relative else spread / x.shape[0]
+    return Objective(terms, errors[-1].detach(), each, proved)
 
 
 def sparsity(sae: SAE, recipe: Recipe, config: TrainConfig, active: Active) -> Tensor:

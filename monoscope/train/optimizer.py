@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from monoscope.ops import fast_path
+from monoscope.ops import fast_path, fixed
 from monoscope.ops.adam import AdamStep, adam_rows, project_rows
 from monoscope.ops.rowgrads import RowGrads
 
@@ -43,6 +43,45 @@ class RowAdam(torch.optim.Adam):
                 t = int(state["step"].item())
                 step = AdamStep(group["lr"], beta1, beta2, group["eps"], t, scale)
                 self._walk(parameter, grads, state, step, unit=id(parameter) in ids)
+
+    def numbers(self) -> list[tuple[float, ...]]:
+        """What fixed.constants_of says of each group for the step to come."""
+        told = []
+        for group in self.param_groups:
+            counts = [int(self._state_of(p)["step"]) for p in group["params"] if p in self.state]
+            t = 1 + max(counts, default=0)
+            beta1, beta2 = group["betas"]
+            step = AdamStep(group["lr"], beta1, beta2, group["eps"], t)
+            told.append(fixed.constants_of(step))
+        return told
+
+    def count(self, by: int) -> None:
+        """Note that descend_fixed was run, or (−1) that a run of it changed nothing."""
+        for state in self.state.values():
+            state["step"] += by
+
+    @torch.no_grad()
+    def descend_fixed(
+        self, grads: RowGrads, constants: Sequence[Tensor], *, unit: Collection[Tensor] = ()
+    ) -> None:
+        """As descend, without clipping, by `numbers` that are tensors [8]; nothing is read back.
+
+        What it queues can be captured and run again with other numbers; `count` counts the runs.
+        """
+        ids = {id(parameter) for parameter in unit}
+        for group, values in zip(self.param_groups, constants, strict=True):
+            for p in group["params"]:
+                factors = grads.of(p)
+                if p.grad is None and not factors:
+                    continue
+                state = self._state_of(p)
+                m, v = state["exp_avg"], state["exp_avg_sq"]
+                walk = fixed.adam_rows
+                if p.ndim == 2 and p.is_contiguous() and fast_path(p) == "cuda":
+                    from monoscope.ops import cuda
+
+                    walk = cuda.fixed_adam_rows
+                walk(p.detach(), factors, p.grad, m, v, values, unit=id(p) in ids)
 
     def _state_of(self, parameter: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]

@@ -33,9 +33,9 @@ def resample(state: TrainState, recipe: Recipe, config: TrainConfig, x: Tensor) 
     loss = (x - sae.decode(sae.encode(x))).square().sum(1)
     weights = loss.square().cpu() + 1e-12
     picks = torch.multinomial(weights, dead.numel(), replacement=True, generator=state.generator)
-    rows = x[picks] - sae.b_dec
+    rows = x[picks.to(x.device)] - sae.b_dec
     rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    alive = torch.ones(sae.d_sae, dtype=torch.bool)
+    alive = torch.ones(sae.d_sae, dtype=torch.bool, device=dead.device)
     alive[dead] = False
     norm = sae.W_enc[alive].norm(dim=1).mean() if alive.any() else sae.W_enc.new_ones(())
     sae.W_dec[dead] = rows * recipe.init_norm

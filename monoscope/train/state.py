@@ -30,7 +30,8 @@ class TrainState:
 
     inputs: what normalises raw activations.
     guess: where the next batchtopk selection starts looking.
-    last_fired [L] int64: n_tokens when each latent last fired.  generator: for resampling.
+    last_fired [L] int64, beside the weights: n_tokens when each latent last fired.
+    generator: for resampling.
     memory: what controllers remember, by their names; JSON-able.
     cut_at, cut_end: where it became known that the data end at cut_end tokens; None while they do
     not end before the run.
@@ -57,7 +58,7 @@ class TrainState:
         if isinstance(sae.threshold, torch.nn.Parameter):
             groups.append({"params": [sae.threshold], "lr_scale": recipe.threshold_lr})
         optimizer = RowAdam(groups, lr=lr, eps=recipe.adam_eps, betas=(recipe.adam_beta1, 0.999))
-        last_fired = torch.zeros(sae.d_sae, dtype=torch.int64)
+        last_fired = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
         generator = torch.Generator().manual_seed(seed)
         return cls(sae, optimizer, inputs, last_fired, generator)
 
@@ -102,10 +103,14 @@ class TrainState:
         for name, parameter in self.sae.named_parameters():
             prefix = f"adam.{name}."
             self.optimizer.state[parameter] = {
-                k[len(prefix) :]: v for k, v in named.items() if k.startswith(prefix)
+                k[len(prefix) :]: v if k.endswith(".step") else v.to(parameter.device)
+                for k, v in named.items()
+                if k.startswith(prefix)
             }
-        self.inputs = Normaliser(self.inputs.kind, named["inputs.shift"], named["inputs.scale"])
-        self.last_fired = named["last_fired"]
+        device = self.sae.W_enc.device
+        inputs = Normaliser(self.inputs.kind, named["inputs.shift"], named["inputs.scale"])
+        self.inputs = inputs.to(device)
+        self.last_fired = named["last_fired"].to(device)
         self.generator.set_state(named["generator"])
 
     def counters(self) -> dict[str, Any]:

@@ -22,24 +22,21 @@ from monoscope.train.state import TrainState
 @dataclass(frozen=True)
 class StepResult:
     objective: Objective
-    l0: float
+    l0: float | Tensor
     lr: float
     coefficient: float
 
 
 def step(state: TrainState, recipe: Recipe, config: TrainConfig, raw: Tensor) -> StepResult:
     """One step of Adam on raw x [N, D]; changes `state` and nothing else."""
-    assert config.lr is not None and config.dead_after_tokens is not None
-    assert config.warmup_fraction is not None and config.decay_fraction is not None
+    assert config.dead_after_tokens is not None
     sae = state.sae
     x = state.inputs(raw.to(sae.W_enc.device))
     if state.step == 0:
         require_finite(x)
     done = state.share(state.n_tokens, config.n_tokens)
     after = state.share(state.n_tokens + x.shape[0], config.n_tokens)
-    lr = config.lr * lr_factor(after, config.warmup_fraction, config.decay_fraction)
-    for group in state.optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+    lr = set_lr(state, config, after)
     dead = state.dead(config.dead_after_tokens) if recipe.auxiliary else state.last_fired[:0]
     coefficient = sparsity_coefficient(state, config, done)
     state.optimizer.zero_grad(set_to_none=True)
@@ -54,13 +51,23 @@ def step(state: TrainState, recipe: Recipe, config: TrainConfig, raw: Tensor) ->
     constrain(sae)
     state.step += 1
     state.n_tokens += x.shape[0]
-    state.guess = 0.9 * active.smallest
-    state.last_fired[active.fired.to(state.last_fired.device)] = state.n_tokens
+    state.guess = 0.9 * float(active.smallest)
+    state.last_fired[active.fired] = state.n_tokens
     if config.target_l0 is not None:
-        controller.steer(state, config.target_l0, active.l0, after - done)
+        controller.steer(state, config.target_l0, float(active.l0), after - done)
     if recipe.resample:
         resample(state, recipe, config, x)
     return StepResult(terms, active.l0, lr, coefficient)
+
+
+def set_lr(state: TrainState, config: TrainConfig, after: float) -> float:
+    """Give the optimiser, and return, the rate of a step that ends at `after` of the run."""
+    assert config.lr is not None
+    assert config.warmup_fraction is not None and config.decay_fraction is not None
+    lr = config.lr * lr_factor(after, config.warmup_fraction, config.decay_fraction)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+    return lr
 
 
 def k_now(sae: SAE, config: TrainConfig, done: float) -> int | None:

@@ -17,7 +17,7 @@ from monoscope.errors import ConfigError, DataError, MismatchError, OutputError,
 from monoscope.files import LOCK
 from monoscope.locks import folder_lock
 from monoscope.sae import SAE
-from monoscope.train import grid, job, source, train
+from monoscope.train import fixed, grid, source, train
 from monoscope.train.events import read_events, read_figures
 from monoscope.train.grid import Run, train_many
 from monoscope.train.loop import Progress
@@ -103,7 +103,7 @@ def test_one_that_fails_leaves_the_others_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = train(data(), d_sae=24, k=3, n_tokens=20 * BATCH, batch_size=BATCH, lr=5e-3)
-    before: Callable[..., Any] = job.step
+    before: Callable[..., Any] = fixed.step
 
     def overflowing(state: Any, *args: Any) -> Any:
         if state.sae.d_sae == 40 and state.step == 5:
@@ -111,7 +111,7 @@ def test_one_that_fails_leaves_the_others_as_they_are(
                 state.sae.b_dec[0] = float("inf")
         return before(state, *args)
 
-    monkeypatch.setattr(job, "step", overflowing)
+    monkeypatch.setattr(fixed, "step", overflowing)
     asked = [order(tmp_path / "bad", d_sae=40), order(tmp_path / "fine")]
     bad, fine = train_many(data(), asked, batch_size=BATCH)
     assert isinstance(bad, TrainingError) and isinstance(fine, Run)
@@ -123,7 +123,7 @@ def test_not_a_number_stops_with_the_last_good_checkpoint_and_a_diagnosis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One weight becomes infinite after step 13, as an overflow would make it."""
-    before: Callable[..., Any] = job.step
+    before: Callable[..., Any] = fixed.step
 
     def overflowing(state: Any, *args: Any) -> Any:
         done = before(state, *args)
@@ -132,7 +132,7 @@ def test_not_a_number_stops_with_the_last_good_checkpoint_and_a_diagnosis(
                 state.sae.W_enc[3, 2] = float("inf")
         return done
 
-    monkeypatch.setattr(job, "step", overflowing)
+    monkeypatch.setattr(fixed, "step", overflowing)
     often = {"checkpoint_every_tokens": 4 * BATCH}
     with pytest.raises(TrainingError, match=r"not finite.*at step 1[45] .*learning rate.*000012"):
         train(data(), d_sae=24, k=3, n_tokens=640, batch_size=BATCH, lr=5e-3, out=tmp_path,
@@ -141,7 +141,7 @@ def test_not_a_number_stops_with_the_last_good_checkpoint_and_a_diagnosis(
     assert kept == ["checkpoint-000000008", "checkpoint-000000012"]
     stopped = read_events(tmp_path / "events.jsonl")[-1]
     assert stopped["note"] == "stopped" and "learning rate" in stopped["message"]
-    monkeypatch.setattr(job, "step", before)
+    monkeypatch.setattr(fixed, "step", before)
     again = train(data(), d_sae=24, k=3, n_tokens=640, batch_size=BATCH, lr=5e-3, out=tmp_path,
                   settings=often, resume=True)  # fmt: skip
     whole = train(data(), d_sae=24, k=3, n_tokens=640, batch_size=BATCH, lr=5e-3, settings=often)
@@ -150,7 +150,7 @@ def test_not_a_number_stops_with_the_last_good_checkpoint_and_a_diagnosis(
 
 def test_spoilt_weights_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step whose own loss is fine may be the one that spoils them."""
-    before: Callable[..., Any] = job.step
+    before: Callable[..., Any] = fixed.step
 
     def spoiling(state: Any, *args: Any) -> Any:
         done = before(state, *args)
@@ -159,7 +159,7 @@ def test_spoilt_weights_are_never_saved(tmp_path: Path, monkeypatch: pytest.Monk
                 state.sae.b_dec[0] = float("nan")
         return done
 
-    monkeypatch.setattr(job, "step", spoiling)
+    monkeypatch.setattr(fixed, "step", spoiling)
     with pytest.raises(TrainingError, match="checkpoint-000000004"):
         train(data(), d_sae=24, k=3, n_tokens=640, batch_size=BATCH, out=tmp_path,
               settings={"checkpoint_every_tokens": 4 * BATCH})  # fmt: skip
