@@ -54,7 +54,7 @@ export function Page({ atlas }) {
   const wide = map === "wide";
   const roomy = useMemo(() => wide || !matchMedia("(max-width: 1000px)").matches, [wide]);
   return html`<div class="atlas ${wide ? "wide" : ""}">
-    <div class="atlas-head"><div><h1>Atlas</h1><p class="sub">${summary(atlas, n, read === null ? q : "", box)}</p></div>
+    <div class="atlas-head"><div><h1>Atlas</h1><p class="sub">${summary(atlas, error ? null : n, read === null && !error ? q : "", error ? "" : box)}</p></div>
       ${read === null ? html`<${Tools} atlas=${atlas} q=${q} sort=${sort} />` : html`<${PassageTools} atlas=${atlas} model=${model} text=${read} />`}
     </div>
     <${Chips} q=${read === null ? q : ""} box=${box} onQ=${onQ} onBox=${(/** @type {string} */ b) => setQuery({ box: b })}>
@@ -74,7 +74,7 @@ export function Page({ atlas }) {
             <button class="linky" onClick=${() => setQuery({ map: wide ? "" : "wide" })} aria-pressed=${wide}>${wide ? "smaller" : "larger"}</button></p>
         </details>
         <details class="panel fold" open=${roomy}><summary><h2>Narrow down</h2></summary>
-          ${read === null ? html`<${Facets} of=${facets} q=${q} onQ=${onQ} />` : html`<p class="note">Filters narrow a search. What fires on a passage is listed whole.</p>`}</details>
+          ${error ? html`<p class="note">What is found can be narrowed down once the query makes sense.</p>` : read === null ? html`<${Facets} of=${facets} q=${q} onQ=${onQ} />` : html`<p class="note">Filters narrow a search. What fires on a passage is listed whole.</p>`}</details>
       </aside>
     </div>
   </div>`;

@@ -4,6 +4,7 @@ import { Await, Empty, Panel, Tokens } from "../../components.js";
 import { short, visible, whole } from "../../format.js";
 import { html, useEffect, useRef, useState } from "../../kit.js";
 import { useQuery } from "../../router.js";
+import { useModel } from "../../shell/model.js";
 import { useSetting } from "../../settings.js";
 
 const FEW = 6; // contexts shown at first where there is little room
@@ -50,12 +51,26 @@ function Source({ meta }) {
   return html`${url ? html`<a href=${url} target="_blank" rel="noopener noreferrer nofollow">${visible(name)}</a>` : visible(name)}${rest.length ? `, ${rest.join(", ")}` : ""}`;
 }
 
-/** @param {{doc: number, latent: number, max: number, at: number}} props */
+/** A document in whole: what the atlas recorded of it, and the rest as the running model reads it. @param {{doc: number, latent: number, max: number, at: number}} props */
 function Document({ doc, latent, max, at }) {
   const document = useApi(`/documents/${doc}`, { latent });
+  const model = useModel(), able = model?.state === "ready" || model?.state === "loading";
+  const read = useApi(able && document.data ? `/documents/${doc}/values` : null, { latent });
   const box = useRef(/** @type {HTMLDivElement | null} */ (null));
   useEffect(() => { box.current?.querySelector(".peak")?.scrollIntoView({ block: "nearest" }); }, [document.data]);
-  return html`<div class="document" ref=${box}><${Await} of=${document} lines=${5}>${(/** @type {any} */ d) => html`
-    <${Tokens} pieces=${d.pieces} values=${d.values} max=${max} peak=${at} />
-    <p class="note">Document ${d.doc}, ${d.split === "train" ? "of the training split" : "held out"}. Values were recorded for ${whole(d.n_recorded)} of its ${whole(d.pieces.length)} tokens, those around shown contexts; elsewhere the atlas does not say.</p>`}<//></div>`;
+  const told = /** @type {any} */ (read.data);
+  return html`<div class="document" ref=${box} tabindex="0" role="group" aria-label="Document ${doc}"><${Await} of=${document} lines=${5}>${(/** @type {any} */ d) => html`
+    <${Tokens} pieces=${d.pieces} values=${told ? d.values.map((/** @type {number | null} */ v, /** @type {number} */ i) => v ?? told.values[i]) : d.values} max=${max} peak=${at} />
+    <p class="note" role="status">Document ${d.doc}, ${d.split === "train" ? "of the training split" : "held out"}. <${Rest} d=${d} told=${told} error=${read.error} model=${model} /></p>`}<//></div>`;
+}
+
+/** Where the values of a document are from. @param {{d: any, told: any, error: any, model: any}} props */
+function Rest({ d, told, error, model }) {
+  const n = d.pieces.length, recorded = `Values were recorded for ${whole(d.n_recorded)} of its ${whole(n)} tokens, those around shown contexts`;
+  if (d.n_recorded === n) return `Values were recorded for all its ${whole(n)} tokens.`;
+  if (told) return `${recorded}; the model has read the others just now, in the same windows of ${told.context_length} tokens.`;
+  if (error) return `${recorded}; the model could not read the others: ${error.problem.detail}.`;
+  if (model?.state === "ready") return `${recorded}; the model reads the others…`;
+  if (model?.state === "loading") return `${recorded}; the others follow when the model is loaded…`;
+  return `${recorded}; the others need the running model. ${model?.detail || ""}`;
 }
