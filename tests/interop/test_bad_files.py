@@ -42,6 +42,21 @@ def test_swapped_orientation_is_told_by_the_config(tmp_path):
     assert "W_dec" in refusal(change(folder, "W_dec", w["W_dec"].T))
 
 
+def test_swapped_orientation_is_told_by_the_biases_where_there_is_no_config(tmp_path):
+    folder = f.write_gemma(tmp_path / "gemma")
+    arrays = dict(np.load(folder / "params.npz"))
+    np.savez(folder / "params.npz", **(arrays | {"W_enc": arrays["W_enc"].T}))
+    line = refusal(folder)
+    assert "W_enc" in line and "transposed" in line and "told by its biases" in line
+    np.savez(folder / "params.npz", **(arrays | {"b_enc": arrays["b_enc"][:-1]}))
+    assert "b_enc" in refusal(folder) and "does not fit" in refusal(folder)
+    path = f.write_openai(tmp_path / "openai")
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"encoder.weight": state["encoder.weight"].T.contiguous()}, path)
+    line = refusal(path)
+    assert "encoder.weight" in line and "transposed" in line
+
+
 @pytest.mark.parametrize("name", ["W_enc", "W_dec", "b_enc", "b_dec"])
 def test_a_missing_weight_is_named(tmp_path, name):
     line = refusal(change(f.write_saelens(tmp_path), name, None))
@@ -109,7 +124,11 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, case):
             torch.save({"encoder.weight": Trap(mark)}, path / "ae.pt")
         else:
             (path / "ae.pt").write_bytes(pickle.dumps(Trap(mark)))
-    assert "pickled code" in refusal(path) or "cannot read" in refusal(path)
+    line = refusal(path)
+    assert "pickled code" in line or "cannot read" in line
+    assert "weights_only" not in line  # torch's advice is how to run it all the same
+    if case != "whole file":
+        assert "mkdir" in line
     assert not mark.exists()
 
 

@@ -21,7 +21,10 @@ def read(file: Path, scale: float | None = None) -> Parts:
     """
     arrays = {("W_" + n[2:] if n.startswith("w_") else n): t for n, t in read_npz(file).items()}
     leaves = Leaves(file, arrays)
-    d_in, d_sae = widths(leaves, "W_enc", d_in=None, d_sae=None, rows="inputs")
+    d_in, d_sae = widths(
+        leaves, "W_enc", d_in=leaves.length("b_dec"), d_sae=leaves.length("b_enc"), rows="inputs",
+        by="its biases",
+    )  # fmt: skip
     parts = Parts(
         format=NAME,
         w_enc=leaves.take("W_enc", [d_in, d_sae], "(inputs, latents)").T.contiguous(),

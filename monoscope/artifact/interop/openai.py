@@ -27,7 +27,10 @@ def read(file: Path, scale: float | None = None) -> Parts:
     leaves = Leaves(file, stored)
     leaves.drop("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
     leaves.drop("decoder.linear.weight")  # a tied decoder names the encoder a second time
-    d_in, d_sae = widths(leaves, "encoder.weight", d_in=None, d_sae=None, rows="latents")
+    d_in, d_sae = widths(
+        leaves, "encoder.weight", d_in=leaves.length("pre_bias"),
+        d_sae=leaves.length("latent_bias"), rows="latents", by="its biases",
+    )  # fmt: skip
     w_enc = leaves.take("encoder.weight", [d_sae, d_in], "(latents, inputs)")
     if leaves.has("decoder.weight"):
         w_dec = leaves.take("decoder.weight", [d_in, d_sae], "(inputs, latents)").T.contiguous()

@@ -7,6 +7,7 @@ with allow_pickle=False, and what needs more than that is refused.
 from __future__ import annotations
 
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,9 @@ from torch import Tensor
 
 from monoscope.errors import FormatError, nearest
 
+_CONFIG = "its config"
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_NAMED = re.compile(r"(?:GLOBAL|[Uu]nsupported (?:class|operand)):? ([\w.]{1,80})")
 _PICKLE = (
     "Pickle can run code when it is read, so monoscope refuses it. Save the weights again as "
     "safetensors, or as a plain dictionary of tensors, where you trust them."
@@ -126,6 +129,11 @@ class Leaves:
             )
         return list(tensor.shape)
 
+    def length(self, name: str) -> int | None:
+        """How many numbers a bias holds; None where it is missing or no vector."""
+        tensor = self.left.get(name)
+        return len(tensor) if isinstance(tensor, Tensor) and tensor.ndim == 1 else None
+
     def take(self, name: str, shape: Sequence[int], axes: str = "") -> Tensor:
         """The weight `name` as float32, exact for all but float64; its shape must be `shape`.
 
@@ -191,22 +199,25 @@ class Leaves:
         return value
 
 
-def widths(leaves: Leaves, name: str, *, d_in: object, d_sae: object, rows: str) -> tuple[int, int]:
+def widths(
+    leaves: Leaves, name: str, *, d_in: object, d_sae: object, rows: str, by: str = _CONFIG
+) -> tuple[int, int]:
     """(D, L) of an encoder stored as [L,D] (rows="latents") or [D,L] (rows="inputs").
 
-    The config's widths, where it states them, decide what is what; the file must agree.
+    The widths that are stated, in the config or by what `by` names, decide what is what; the file
+    must agree.
     Raises FormatError where it does not, saying so when it is the other way round.
     """
     first, second = leaves.shape(name)
     found = (second, first) if rows == "latents" else (first, second)
     said = tuple(v if _is_size(v) else f for v, f in zip((d_in, d_sae), found, strict=True))
-    if said != found:
-        swapped = said == found[::-1]
+    swapped = said == found[::-1]
+    if said != found and (swapped or by == _CONFIG):  # of two that differ, a bias may be wrong too
         order = (said[1], said[0]) if rows == "latents" else said
         raise FormatError(
             f"{name} in {leaves.path} " + ("is transposed" if swapped else "does not fit"),
             got=[first, second],
-            expected=f"{list(order)}, as its config says",
+            expected=f"{list(order)}, as told by {by}",
         )
     return found
 
@@ -233,12 +244,9 @@ def _first(error: BaseException) -> str:
 
 
 def _culprit(error: BaseException) -> str:
-    """What torch names as not allowed: `GLOBAL os.system`, …"""
-    for line in str(error).splitlines():
-        for sign in ("Unsupported global: ", "Unsupported class ", "Unsupported operand "):
-            if sign in line:
-                return line.split(sign, 1)[1].split(" was not")[0][:100]
-    return _first(error)
+    """What torch names as not allowed, as in `GLOBAL os.system`; never its advice to allow it."""
+    found = _NAMED.search(str(error))
+    return found[1] if found else "more than tensors, numbers, strings and dictionaries"
 
 
 _AGAIN = "It is cut short or of another format; copy or download it again."
