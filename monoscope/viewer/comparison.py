@@ -6,7 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,17 +42,14 @@ def open_comparison(
 ) -> Comparison:
     """Two atlases, with the SAEs they were made from.
 
-    runs: a folder below which both SAEs lie; by default they are looked for beside each atlas.
+    runs: a folder below which SAEs lie; they are looked for beside each atlas besides.
     Raises FormatError for what is no atlas, MismatchError for atlases that cannot be compared and
     where an SAE is not found.
     """
     first, second = (load_atlas(folder).folder.resolve() for folder in (a, b))
-    if runs is not None:
-        return Comparison(found.look(Path(runs)), first, second)
-    seen = found.look(first.parent)
-    if second.parent != first.parent:
-        seen = seen.joined(found.look(second.parent))
-    return Comparison(seen, first, second)
+    roots = [first.parent, second.parent, *([] if runs is None else [Path(runs).resolve()])]
+    looked = [found.look(root) for root in dict.fromkeys(roots)]
+    return Comparison(reduce(Found.joined, looked), first, second)
 
 
 class Place(NamedTuple):

@@ -35,6 +35,16 @@ CHECKS = [
 ]
 
 
+class Kept(Engine):
+    """An engine that the app does not close: schemathesis starts and ends the app as it goes."""
+
+    def close(self) -> None:
+        """Left to the fixture."""
+
+    def end(self) -> None:
+        super().close()
+
+
 @pytest.fixture(scope="module")
 def app(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
     """A viewer of atlases of its own, to write to, with a model that answers in no time."""
@@ -45,10 +55,10 @@ def app(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastA
     atlas = load_atlas(config.atlas)
     lm = tiny.language_model()
     loaded = Loaded(lm, tiny.autoencoder(lm, atlas.n_features), atlas, "tiny")
-    engine = Engine(config, atlas, load=lambda: loaded)
+    engine = Kept(config, atlas, load=lambda: loaded)
     engine.start()
     yield create_app(config, engine=engine)
-    engine.close()
+    engine.end()
 
 
 @pytest.mark.slow

@@ -73,13 +73,14 @@ class LensAnswer(LensText):
 
 
 class CompareRequest(BaseModel):
-    """Two texts. limit: latents told each way."""
+    """Two texts. limit: latents told each way; pinned: told wherever they fire."""
 
     model_config = ConfigDict(extra="forbid")
     a: Given
     b: Given
     per_token: int = Field(default=16, ge=1, le=1024)
     limit: int = Field(default=40, ge=1, le=1000)
+    pinned: Annotated[list[Latent], Field(max_length=64)] = []
 
 
 class CompareAnswer(BaseModel):
@@ -118,7 +119,7 @@ def router(state: ViewerState) -> APIRouter:
             found = [read(loaded, given.plain()) for given in (body.a, body.b)]
             told = differences(found[0], found[1], body.limit)
             rows = [Difference(**asdict(row)) for row in told]
-            pinned = [row.latent for row in rows]
+            pinned = [*(row.latent for row in rows), *body.pinned]
             a, b = (
                 shown(f, per_token=body.per_token, limit=body.limit, pinned=pinned) for f in found
             )

@@ -118,14 +118,14 @@ export function Toasts() {
   return html`<div class="toasts" role="status" aria-live="polite">${text && html`<span>${text}</span>`}</div>`;
 }
 
-/** A button that copies text. @param {{text: string | (() => string), label: string, title?: string}} props */
-export function Copy({ text, label, title }) {
+/** A button that copies text. @param {{text: string | (() => string), label: string, title?: string, disabled?: boolean}} props */
+export function Copy({ text, label, title, disabled }) {
   const copy = async () => {
     const value = typeof text === "function" ? text() : text;
     try { await navigator.clipboard.writeText(value); toast("Copied"); }
     catch { copyBySelection(value); }
   };
-  return html`<button class="btn" onClick=${copy} title=${title || (typeof text === "string" ? text : "")}>${label}</button>`;
+  return html`<button class="btn" type="button" disabled=${disabled} onClick=${copy} title=${title || (typeof text === "string" ? text : "")}>${label}</button>`;
 }
 
 /** Where the clipboard is shut off (a page opened by address, not localhost). @param {string} text */

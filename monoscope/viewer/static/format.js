@@ -35,5 +35,8 @@ export const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\u2028\u2029]/gu, (c
 /** A word for a shell, quoted where it must be. @param {string} word */
 export const shell = (word) => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, `'\\''`)}'`;
 
+/** A flag and its text, which may itself begin with a dash. @param {string} name @param {string} text */
+export const flag = (name, text) => text.startsWith("-") ? shell(`${name}=${text}`) : `${name} ${shell(text)}`;
+
 /** A value as Python writes it. @param {string | number} value */
 export const python = (value) => typeof value === "number" ? String(value) : JSON.stringify(value);

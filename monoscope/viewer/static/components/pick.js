@@ -1,5 +1,6 @@
 /** A field that finds a feature by number or words. */
 import { get } from "../api.js";
+import { LabelWords } from "../components.js";
 import { html, useEffect, useId, useRef, useState } from "../kit.js";
 import { percent } from "../format.js";
 
@@ -44,7 +45,7 @@ export function PickFeature({ pick, label, placeholder = "number or words", auto
     ${rows && html`<ul class="finds" id=${id} role="listbox" aria-label="Features found">
       ${rows.map((row, i) => html`<li key=${row.latent} id=${`${id}-${i}`} role="option" aria-selected=${i === at}
         onMouseDown=${(/** @type {Event} */ e) => { e.preventDefault(); take(row); }}>
-        <b class="num">${row.latent}</b><span class="grow">${row.label || "no label"}</span><span class="num dim">${percent(row.density)}</span></li>`)}
+        <b class="num">${row.latent}</b><span class="grow"><${LabelWords} text=${row.label || "no label"} /></span><span class="num dim">${percent(row.density)}</span></li>`)}
       ${!rows.length && html`<li class="dim" role="option" aria-selected="false">no such feature</li>`}
     </ul>`}
   </div>`;

@@ -1,10 +1,11 @@
 /** A steering box in place: one feature, one slider, one prompt. The feature page mounts it. */
-import { Copy, ErrorState } from "../components.js";
-import { shell } from "../format.js";
+import { ErrorState } from "../components.js";
+import { flag, shell } from "../format.js";
 import { html, useState } from "../kit.js";
 import { link } from "../router.js";
 import { useModel } from "../shell/model.js";
 import { written } from "./edits.js";
+import { Commands } from "./share.js";
 import { Costs, Plain, Steered, useSteering } from "./steering.js";
 
 const PROMPT = "My favourite thing in the world is";
@@ -24,6 +25,7 @@ export function TryIt({ latent, atlas }) {
     if (busy) return stop();
     run({ prompt, edits: [{ latent, op: "add", value: strength, unit: "norm", where: "all" }], max_new_tokens: TOKENS });
   };
+  const command = (/** @type {import("./share.js").Loaded} */ { model: name, sae }) => `monoscope steer ${shell(sae)} --atlas ${shell(atlas?.folder || "")}${name ? ` --model ${shell(name)}` : ""} ${flag("--prompt", prompt)} --edit ${shell(written(edit))} --max-new-tokens ${TOKENS}`;
   const ready = model?.state === "ready" || model?.state === "loading";
   return html`<form class="tryit" onSubmit=${ask}>
     <label class="strength"><span>add</span>
@@ -34,7 +36,7 @@ export function TryIt({ latent, atlas }) {
     <div class="row">
       <button class="btn main" disabled=${!ready || !prompt}>${busy ? "Stop" : "Try it"}</button>
       <a class="btn" href=${link("/steer", { e: written(edit), p: prompt, n: TOKENS, run: answers.status === "idle" ? "" : 1 })}>Open in the lab</a>
-      ${model?.sae && html`<${Copy} label="Copy command" text=${`monoscope steer ${shell(model.sae)} --atlas ${shell(atlas?.folder || "")}${model.model ? ` --model ${shell(model.model)}` : ""} ${shell(`--prompt=${prompt}`)} --edit ${shell(written(edit))} --max-new-tokens ${TOKENS}`} />`}
+      ${model?.state !== "absent" && html`<${Commands} model=${model} command=${command} missing=${prompt ? "" : "when there is a prompt"} />`}
     </div>
     ${!ready && model && html`<p class="note">${model.detail || "The model cannot be asked."}</p>`}
     ${model?.state === "loading" && html`<p class="note" role="status">The model is loading; what you ask now is answered when it is ready.</p>`}

@@ -1,9 +1,10 @@
 /** Compare: two atlases of one model, which latents they share, and the same contexts seen by both. */
 import { useApi } from "../api.js";
 import { Await, Copy, Empty, ErrorState, Panel } from "../components.js";
-import { python, whole } from "../format.js";
+import { whole } from "../format.js";
 import { html } from "../kit.js";
-import { useQuery } from "../router.js";
+import { link, useQuery } from "../router.js";
+import { asCommand, asPython } from "./compare/copies.js";
 import { Families } from "./compare/families.js";
 import { Summary } from "./compare/summary.js";
 
@@ -24,6 +25,9 @@ function Chosen({ found }) {
   const b = query.b || other?.id || "";
   const threshold = bounded(query.t);
   const asked = Boolean(a && b);
+  const view = { a, b, threshold, kind: query.kind || "", words: query.q || "", family: query.f || "" };
+  // The address as it is may leave a and b to what lies in the folder; what is shared names them.
+  const address = () => new URL(link("/compare", { ...query, a, b, t: threshold }), location.href).href;
   const result = useApi(asked ? "/compare" : null, { a, b, threshold, kind: query.kind, q: query.q, limit: 40 });
   return html`
     <p class="sub">Latents of two autoencoders on one model, joined by the cosine of their decoder directions.</p>
@@ -31,7 +35,10 @@ function Chosen({ found }) {
     ${!asked ? html`<${Alone} found=${found} />`
       : result.error ? html`<${ErrorState} problem=${result.error.problem} retry=${result.reload} />`
       : html`<${Await} of=${result} lines=${12}>${(/** @type {any} */ data) => html`
-        <${Summary} data=${data} query=${query} threshold=${threshold} setQuery=${setQuery} copy=${html`<${Copy} label="Copy as Python" text=${code(found.root, a, b, threshold)} />`} />
+        <${Summary} data=${data} query=${query} threshold=${threshold} setQuery=${setQuery}>
+          <div class="row share"><${Copy} label="Copy link" text=${address} title="An address that holds all of this" />
+            <${Copy} label="Copy command" text=${() => asCommand(found.root, view)} title="The same in a terminal" />
+            <${Copy} label="Copy Python" text=${() => asPython(found.root, view)} title="The same in Python" /></div><//>
         <${Families} key=${`${a}|${b}`} first=${data} found=${found} a=${a} b=${b} threshold=${threshold} query=${query} setQuery=${setQuery} />`}<//>`}`;
 }
 
@@ -44,7 +51,7 @@ function bounded(text) {
 /** @param {{found: any, a: string, b: string, setQuery: (patch: any, how?: any) => void}} props */
 function Choice({ found, a, b, setQuery }) {
   const pick = (/** @type {"a" | "b"} */ side) => (/** @type {Event} */ event) =>
-    setQuery({ [side]: /** @type {HTMLSelectElement} */ (event.target).value, f: "" }, { push: true });
+    setQuery({ [side]: /** @type {HTMLSelectElement} */ (event.target).value, f: "", n: "" }, { push: true });
   const side = (/** @type {"a" | "b"} */ name, /** @type {string} */ value) => html`
     <label class="side ${name}"><span class="letter" aria-hidden="true">${name.toUpperCase()}</span><span class="sr">Atlas ${name.toUpperCase()}</span>
       <select class="text" value=${value} onChange=${pick(name)}>
@@ -52,7 +59,7 @@ function Choice({ found, a, b, setQuery }) {
         ${found.atlases.map((/** @type {any} */ one) => html`<option key=${one.id} value=${one.id} disabled=${Boolean(one.trouble)}>${described(one)}</option>`)}
       </select></label>`;
   return html`<div class="choice">${side("a", a)}
-    <button class="btn" onClick=${() => setQuery({ a: b, b: a, f: "" }, { push: true })} disabled=${!b} title="Put each in the other's place" aria-label="Swap A and B">⇄</button>${side("b", b)}</div>`;
+    <button class="btn" onClick=${() => setQuery({ a: b, b: a, f: "", n: "" }, { push: true })} disabled=${!b} title="Put each in the other's place" aria-label="Swap A and B">⇄</button>${side("b", b)}</div>`;
 }
 
 /** @param {any} one */
@@ -67,18 +74,4 @@ function Alone({ found }) {
   return html`<${Panel}><${Empty} title="There is no second atlas to compare with">Nothing else under <code>${found.root}</code> is an atlas of this model.
       Train another autoencoder on the same store, index it beside this one, or name a folder that holds both: <code>monoscope view ATLAS --runs DIR</code>.<//>
     ${barred.length > 0 && html`<ul class="list">${barred.map((/** @type {any} */ one) => html`<li key=${one.id}><b>${one.id}</b><p class="src">${one.trouble}</p></li>`)}</ul>`}<//>`;
-}
-
-/** @param {string} root @param {string} a @param {string} b @param {number} threshold */
-function code(root, a, b, threshold) {
-  const path = (/** @type {string} */ id) => python(id.startsWith("/") ? id : `${root}/${id}`);
-  return `import monoscope as ms
-from monoscope.features.compare import families, nearest_links
-from monoscope.viewer.found import decoder, look, sae_of
-
-a, b = ms.load_atlas(${path(a)}), ms.load_atlas(${path(b)})
-saes = look(${python(root)})
-W_a, W_b = (decoder(sae_of(saes, atlas.manifest)) for atlas in (a, b))
-alive = [[row.latent for row in atlas.list(limit=atlas.n_features)] for atlas in (a, b)]
-found = families(nearest_links(W_a, W_b, *alive), ${threshold})`;
 }

@@ -1,14 +1,17 @@
 /** The lab: features of the running model turned up and down, and both answers read side by side. */
 import { useApi } from "../api.js";
-import { Copy, Empty, ErrorState, Panel, toast } from "../components.js";
+import { Empty, ErrorState, Panel, toast } from "../components.js";
 import { forApi, writtenAll } from "../components/edits.js";
+import { Share } from "../components/share.js";
 import { Costs, Plain, Steered, useSteering } from "../components/steering.js";
+import { remember } from "../components/tolab.js";
 import { html, useEffect, useRef, useState } from "../kit.js";
 import { useQuery } from "../router.js";
 import { useKeys } from "../shell/keys.js";
 import { useModel } from "../shell/model.js";
+import { useSetting } from "../settings.js";
 import { Edits } from "./lab/edits.js";
-import { askable, asCommand, asPython, given, read, writeTurns } from "./lab/state.js";
+import { askable, asCommand, asPython, given, read, readSwept, writeTurns } from "./lab/state.js";
 import { Sweep } from "./lab/sweep.js";
 
 export const title = "Lab";
@@ -35,7 +38,10 @@ export function Page({ atlas }) {
   const busy = answers.status === "waiting" || answers.status === "writing";
   const start = () => { if (lab.going) run(ask); else setQuery({ run: 1 }); };
   const halt = () => { stop(); setQuery({ run: "" }); };
-  useKeys({ r: () => (busy ? halt() : start()) });
+  const [shading, setShading] = useSetting("shading");
+  const numbers = () => setShading(shading === "numbers" ? "hue" : "numbers");
+  useKeys({ r: () => (busy ? halt() : start()), v: numbers });
+  useEffect(() => remember(query), [query]);
   if (model?.state === "absent" || model?.state === "failed") {
     return html`<h1>Lab</h1>${model.state === "failed"
       ? html`<${ErrorState} problem=${{ title: "No model", detail: "the model could not be loaded", hint: model.detail }} />`
@@ -43,9 +49,9 @@ export function Page({ atlas }) {
   }
   const setEdits = (/** @type {any} */ edits) => setQuery({ e: writtenAll(edits) });
   const use = (/** @type {number} */ value) => setEdits(lab.edits.map((e) => e.latent === lab.sweep ? { ...e, op: "add", unit: "norm", value, where: "all", off: false } : e));
-  const command = () => asCommand(lab, /** @type {any} */ (model), atlas?.folder || "");
+  const folder = atlas?.folder || "";
   return html`<h1>Lab</h1><p class="sub">Turn features of the running model and read both answers.</p>
-    <${Panel} title="Edits"><${Edits} edits=${lab.edits} facts=${facts} set=${setEdits} sweep=${(/** @type {number} */ latent) => setQuery({ sweep: latent })} /><//>
+    <${Panel} title="Edits"><${Edits} edits=${lab.edits} facts=${facts} set=${setEdits} sweep=${(/** @type {number} */ latent) => setQuery({ sweep: latent, sw: "", so: "" })} /><//>
     <${Panel} title=${lab.chat ? "Chat" : "Prompt"} aside=${html`<span class="seg" role="group" aria-label="Mode">
         <button class="btn small" type="button" aria-pressed=${!lab.chat} onClick=${() => { stop(); setQuery({ m: "", run: "" }); }}>complete</button>
         <button class="btn small" type="button" aria-pressed=${lab.chat} onClick=${() => { stop(); setQuery({ m: "chat", run: "" }); }}>chat</button></span>`}>
@@ -60,13 +66,12 @@ export function Page({ atlas }) {
       <${Answer} name="Default" answers=${answers} tokens=${answers.default} before=${lab.chat ? "" : lab.prompt} />
       <${Answer} name="Steered" answers=${answers} tokens=${answers.steered} before=${lab.chat ? "" : lab.prompt} steered />
     </div>
-    <${Panel} title="What it cost" class="cost"><${Costs} tokens=${answers.steered} />
-      <p class="legend-line dim"><span class="t lit" style=${{ "--a": ".8" }}>likelier</span> <span class="cool"><span class="t lit" style=${{ "--a": ".8" }}>less likely</span></span> under the edits; fully shaded from 3 nats.
-      ${spoilt(answers) && html` <b>${spoilt(answers)}</b>`}</p><//>
-    ${lab.sweep !== null && able && html`<${Sweep} key=${lab.sweep} latent=${lab.sweep} body=${{ ...(askable(lab) ? given(lab) : { prompt: lab.prompt || "I think" }), seed: lab.seed }} close=${() => setQuery({ sweep: "" })} use=${use} />`}
-    <div class="row share"><${Copy} label="Copy link" text=${() => location.href} title="An address that holds all of this" />
-      ${model?.sae && askable(lab) && html`${forApi(lab.edits).length > 0 && html`<${Copy} label="Copy command" text=${command} title="monoscope steer …" />`}
-        <${Copy} label="Copy Python" text=${() => asPython(lab, /** @type {any} */ (model), atlas?.folder || "")} title="The same in Python" />`}</div>`;
+    <${Panel} title="What it cost" class="cost"><${Costs} tokens=${answers.steered} /><//>
+    <p class="legend-line dim"><span class="t lit" style=${{ "--a": ".8" }}>likelier</span> <span class="cool"><span class="t lit" style=${{ "--a": ".8" }}>less likely</span></span> under the edits; fully shaded from 3 nats. <button class="btn small" type="button" aria-pressed=${shading === "numbers"} onClick=${numbers} title="The change beside each token (v)">values</button>
+      ${spoilt(answers) && html` <b>${spoilt(answers)}</b>`}</p>
+    ${lab.sweep !== null && able && html`<${Sweep} key=${lab.sweep} latent=${lab.sweep} body=${{ ...(askable(lab) ? given(lab) : { prompt: lab.prompt || "I think" }), seed: lab.seed }} swept=${readSwept(query)} set=${setQuery} use=${use} model=${model} atlas=${folder} />`}
+    <${Share} model=${model} missing=${askable(lab) ? "" : lab.chat ? "when something is said" : "when there is a prompt"}
+      command=${(/** @type {any} */ m) => asCommand(lab, m, folder)} python=${(/** @type {any} */ m) => asPython(lab, m, folder)} />`;
 }
 
 /** A word of warning where the text has likely broken. @param {import("../components/steering.js").Answers} answers */
@@ -100,7 +105,10 @@ function Prompt({ text, busy, go, keep, halt }) {
 function Chat({ lab, answers, busy, set, halt }) {
   const [draft, setDraft] = useState("");
   const end = useRef(/** @type {HTMLElement | null} */ (null));
-  const turns = /** @type {import("./lab/state.js").Turn[]} */ (lab.turns);
+  const every = /** @type {import("./lab/state.js").Turn[]} */ (lab.turns);
+  const system = every[0]?.role === "system" ? every.slice(0, 1) : [];
+  const turns = every.slice(system.length);
+  const keep = (/** @type {any[]} */ said) => writeTurns([...system, ...said]);
   const waiting = turns.at(-1)?.role === "user";
   const said = (/** @type {any[]} */ tokens) => tokens.map((t) => t.text).join("");
   const send = (/** @type {Event} */ event) => {
@@ -108,16 +116,19 @@ function Chat({ lab, answers, busy, set, halt }) {
     if (busy) return halt();
     if (!draft.trim()) return;
     const before = waiting && answers.steered.length ? [...turns, { role: "assistant", content: said(answers.steered) }] : waiting ? turns.slice(0, -1) : turns;
-    set({ c: writeTurns([.../** @type {any[]} */ (before), { role: "user", content: draft.trim() }]), run: 1 });
+    set({ c: keep([...before, { role: "user", content: draft.trim() }]), run: 1 });
     setDraft("");
   };
   useEffect(() => { end.current?.scrollIntoView?.({ block: "nearest" }); }, [turns.length]);
+  const setSystem = (/** @type {string} */ content) => set({ c: writeTurns([.../** @type {any[]} */ (content.trim() ? [{ role: "system", content: content.trim() }] : []), ...turns]) });
   return html`<div class="chat">
+    <label class="system"><span>system</span><textarea class="text" rows=${(system[0]?.content.length || 0) > 120 ? 3 : 1} aria-label="System turn" placeholder="what the model is told before the chat, or nothing" value=${system[0]?.content || ""}
+      onChange=${(/** @type {any} */ e) => setSystem(e.target.value)}></textarea></label>
     ${turns.length > 0 && html`<ol class="turns" aria-label="Conversation">${turns.map((turn, i) => html`<li key=${i} class=${turn.role}><b>${turn.role === "user" ? "you" : turn.role === "assistant" ? "steered" : "system"}</b><span class="tokens">${turn.content}</span></li>`)}<li class="end" ref=${end} aria-hidden="true"></li></ol>`}
     <form class="ask" onSubmit=${send}><textarea class="text" rows="2" aria-label="Message" placeholder=${turns.length ? "go on…" : "say something to the steered model"} value=${draft}
         onInput=${(/** @type {any} */ e) => setDraft(e.target.value)} onKeyDown=${(/** @type {KeyboardEvent} */ e) => { if (e.key === "Enter" && !e.shiftKey) { e.preventDefault(); send(e); } }}></textarea>
       <button class="btn main" disabled=${!busy && !draft.trim()}>${busy ? "Stop" : "Send"}</button></form>
-    ${turns.length > 0 && html`<div class="row"><button class="linky" type="button" onClick=${() => { halt(); set({ c: "", run: "" }); toast("A new conversation"); }}>start again</button><span class="dim">The conversation goes on from the steered answers; the default column answers the same history.</span></div>`}
+    ${turns.length > 0 && html`<div class="row"><button class="linky" type="button" onClick=${() => { halt(); set({ c: keep([]), run: "" }); toast("A new conversation"); }}>start again</button><span class="dim">The conversation goes on from the steered answers; the default column answers the same history.</span></div>`}
   </div>`;
 }
 

@@ -1,16 +1,23 @@
 /** The lens: which features fire on a text or a chat, token by token and in total; two texts compared. */
-import { ApiError, post } from "../api.js";
-import { Copy, Empty, ErrorState, Loading, Panel } from "../components.js";
-import { shell, whole } from "../format.js";
+import { Empty, ErrorState, LabelWords, Loading, Panel } from "../components.js";
+import { Share } from "../components/share.js";
+import { short, whole } from "../format.js";
 import { html, useEffect, useMemo, useState } from "../kit.js";
 import { useQuery } from "../router.js";
+import { useSetting } from "../settings.js";
+import { useKeys } from "../shell/keys.js";
 import { useModel } from "../shell/model.js";
-import { DENSE, MOST_PINS, More, OnToken, Pinned, Totals } from "./lens/lists.js";
+import { asCommand, asPython } from "./lens/copies.js";
+import { DENSE, MOST_PINS, More, OnToken, Pinned, Totals, ranked } from "./lens/lists.js";
+import { turnsOf, useReading } from "./lens/reading.js";
 import { Strip } from "./lens/strip.js";
+import { writeTurns } from "./lab/state.js";
 
 export const title = "Lens";
 const PAUSE_MS = 500; // of typing, after which the text is read
 const EXAMPLE = "The Eiffel Tower in Paris was finished in 1889. Its engineers, who had studied physics, built it in two years.";
+const EXAMPLE_B = "La tour Eiffel à Paris fut achevée en 1889. Ses ingénieurs, qui avaient étudié la physique, la bâtirent en deux ans.";
+const EXAMPLE_CHAT = "system: You answer in one sentence.\nuser: Who built the tower in Paris?\nassistant: Engineers of Gustave Eiffel's company.\nuser: When was it finished?";
 const ORDERS = { sum: "Σ value", max: "largest value", n_tokens: "tokens" };
 
 /** @param {{atlas: any}} props */
@@ -18,113 +25,100 @@ export function Page({ atlas }) {
   const [query, setQuery] = useQuery();
   const model = useModel();
   const pins = useMemo(() => [...new Set((query.pin || "").split(",").filter((p) => /^\d+$/.test(p)).map(Number))].slice(0, MOST_PINS), [query.pin]);
+  const text = query.t || "", other = query.b?.trim() ? query.b : "";
   const two = query.b !== undefined;
   const chat = query.m === "chat" && !two;
   const dense = query.dense === "1";
   const by = /** @type {"sum"} */ (query.by && query.by in ORDERS ? query.by : "sum");
   const able = model?.state === "ready" || model?.state === "loading";
-  const { data, error, loading, again } = useReading(able ? query.t || "" : "", able && two ? query.b : null, chat, pins);
-  const at = /^\d+$/.test(query.at || "") && data?.a && Number(query.at) < data.a.tokens.length ? Number(query.at) : null;
+  const { data: read, error, loading, again } = useReading(able ? text : "", able && two ? query.b : null, chat, pins);
+  const data = read && Boolean(read.differences) === two ? read : null; // for a moment the last answer is another view's
+  const [over, look] = useState(/** @type {number | null} */ (null));
+  const [shading, setShading] = useSetting("shading");
+  const numbers = () => setShading(shading === "numbers" ? "hue" : "numbers");
+  useKeys({ v: numbers });
   const toggle = (/** @type {number} */ latent) => setQuery({ pin: (pins.includes(latent) ? pins.filter((p) => p !== latent) : [...pins, latent]).join(",") });
   if (model?.state === "absent" || model?.state === "failed") {
     return html`<h1>Lens</h1>${model.state === "failed"
       ? html`<${ErrorState} problem=${{ title: "No model", detail: "the model could not be loaded", hint: model.detail }} />`
       : html`<${Empty} title="No model to read with">${model.detail}<//>`}`;
   }
+  const asked = Boolean(text.trim() && (!two || other));
   const facts = data?.features || {};
-  const common = { pins, toggle, facts };
-  const token = at === null ? null : data?.a.tokens[at];
-  const totals = (data?.a.totals || []).filter((/** @type {any} */ t) => dense || !(facts[t.latent]?.density > DENSE));
-  const hidden = (data?.a.totals.length || 0) - totals.length;
-  const differ = (data?.differences || []).filter((/** @type {any} */ d) => dense || !(facts[d.latent]?.density > DENSE));
+  const lab = chat ? { m: "chat", c: writeTurns(turnsOf(text)) } : { p: text };
+  const shown = (/** @type {any} */ row) => dense || !(facts[row.latent]?.density > DENSE);
+  const common = { pins, toggle, facts, look, lab };
+  const view = { text, other: two ? other : null, chat, by, n: Math.max(data?.a.tokens.length || 0, data?.b?.tokens.length || 0) };
   return html`<h1>Lens</h1><p class="sub">${two ? "What fires more in one text than in the other." : "Paste a text, or a chat, and see which features fire on it: strongest first."}</p>
     <div class="row modes"><span class="seg" role="group" aria-label="What is read">
         <button class="btn small" type="button" aria-pressed=${!chat && !two} onClick=${() => setQuery({ m: "", b: "" })}>text</button>
         <button class="btn small" type="button" aria-pressed=${chat} onClick=${() => setQuery({ m: "chat", b: "" })}>chat</button>
         <button class="btn small" type="button" aria-pressed=${two} onClick=${() => setQuery({ m: "", b: query.b ?? " ", at: "" })}>compare two</button></span>
-      <label class="row"><input type="checkbox" checked=${dense} onChange=${() => setQuery({ dense: dense ? "" : 1 })} /> show dense features</label></div>
+      <label class="row"><input type="checkbox" checked=${dense} onChange=${() => setQuery({ dense: dense ? "" : 1 })} /> show dense features</label>
+      <button class="btn small" type="button" aria-pressed=${shading === "numbers"} onClick=${numbers} title="Values beside the tokens (v)">values</button></div>
     <div class=${two ? "two" : ""}>
-      <${Box} name=${two ? "Text A" : chat ? "Chat" : "Text"} text=${query.t || ""} chat=${chat} set=${(/** @type {string} */ t) => setQuery({ t, at: "" })} />
-      ${two && html`<${Box} name="Text B" text=${query.b.trim() ? query.b : ""} set=${(/** @type {string} */ b) => setQuery({ b: b || " ", at: "" })} />`}
+      <${Box} name=${two ? "Text A" : chat ? "Chat" : "Text"} text=${text} chat=${chat} set=${(/** @type {string} */ t) => setQuery({ t, at: "" })} />
+      ${two && html`<${Box} name="Text B" text=${other} set=${(/** @type {string} */ b) => setQuery({ b: b || " ", at: "" })} />`}
     </div>
-    ${model?.state === "loading" && html`<p class="note" role="status">The model is loading. The text is read when it is ready.</p>`}
-    ${error && html`<${Panel}><${ErrorState} problem=${error} retry=${again} /><//>`}
-    ${!data && !error && (loading ? html`<${Panel}><${Loading} lines=${5} label="Reading the text" /><//>`
-      : html`<${Empty} title="Nothing to read yet">Type or paste above, or <button class="linky" type="button" onClick=${() => setQuery({ t: EXAMPLE })}>take an example</button>.<//>`)}
-    ${data && (two ? html`<${Compared} data=${data} rows=${differ} loading=${loading} common=${common} />` : html`<div class="cols lens ${loading ? "stale" : ""}" aria-busy=${loading}>
-      <${Panel} title="Tokens" aside=${counted(data.a)}><${Pinned} ...${common} texts=${[{ name: "", text: data.a }]} />
-        <${Strip} text=${data.a} pins=${pins} facts=${facts} at=${at} pick=${(/** @type {number | null} */ i) => setQuery({ at: i === null ? "" : i })} label="Tokens" />
-        ${!pins.length && html`<p class="note">Choose a token to see what fires on it; pin features to see where they fire.</p>`}<//>
-      <aside>${token && html`<${Panel} title="On this token" aside=${html`<code class="token">${token.piece.replace(/\n/g, "⏎") || "·"}</code> <button class="btn small" type="button" onClick=${() => setQuery({ at: "" })} aria-label="Close">✕</button>`}>
-          ${token.kept ? html`<${OnToken} token=${token} dense=${dense} ...${common} />` : html`<p class="note">The SAE's mask policy leaves this token out (special tokens and norm sinks), so no feature is read on it.</p>`}<//>`}
-        <${Panel} title="In total" aside=${html`<label>by <select class="text" value=${by} onChange=${(/** @type {any} */ e) => setQuery({ by: e.target.value === "sum" ? "" : e.target.value })}>${Object.entries(ORDERS).map(([key, said]) => html`<option key=${key} value=${key}>${said}</option>`)}</select></label>`}>
-          <${Totals} totals=${totals} by=${by} ...${common} />
-          ${hidden > 0 && html`<p class="note">${hidden} dense ${hidden === 1 ? "feature" : "features"} (on more than ${100 * DENSE} % of all tokens) hidden.</p>`}<//>
-      </aside></div>`)}
-    <div class="row share"><${Copy} label="Copy link" text=${() => location.href} title="An address that holds all of this" />
-      ${data && model?.sae && !two && !chat && html`<${Copy} label="Copy command" text=${`monoscope features ${shell(atlas?.folder || "")} --sae ${shell(model.sae)} --text ${shell(query.t || "")}`} title="monoscope features …" />
-        <${Copy} label="Copy Python" text=${() => python(query.t || "", model, atlas)} title="The same in Python" />`}</div>`;
+    ${error ? html`<${Panel}><${ErrorState} problem=${error} retry=${again} /><//>`
+      : !asked ? html`<${Empty} title="Nothing to read yet">Type or paste above, or <button class="linky" type="button" onClick=${() => setQuery(two ? { t: EXAMPLE, b: query.b?.trim() ? query.b : EXAMPLE_B } : chat ? { t: EXAMPLE_CHAT } : { t: EXAMPLE })}>take an example</button>.<//>`
+      : !data ? html`<${Waiting} two=${two} model=${model} />`
+      : two ? html`<${Compared} data=${data} rows=${data.differences.filter(shown)} loading=${loading} common=${common} over=${over} />`
+      : html`<${One} text=${data.a} totals=${data.a.totals.filter(shown)} dense=${dense} by=${by} query=${query} setQuery=${setQuery} loading=${loading} common=${common} over=${over} />`}
+    <${Share} model=${model} missing=${asked ? "" : "when there is a text"} command=${(/** @type {any} */ m) => asCommand(view, m, atlas?.folder || "")} python=${(/** @type {any} */ m) => asPython(view, m, atlas?.folder || "")} />`;
 }
 
-/** Two texts, each above what fires more in it. @param {{data: any, rows: any[], loading: boolean, common: any}} props */
-function Compared({ data, rows, loading, common }) {
-  const side = (/** @type {"a" | "b"} */ key, /** @type {string} */ name) => html`<div>
-    <${Panel} title=${`Text ${name}`} aside=${counted(data[key])}><${Pinned} ...${common} texts=${[{ name: "", text: data[key] }]} />
-      <${Strip} text=${data[key]} pins=${common.pins} facts=${common.facts} at=${null} pick=${() => {}} label=${`Text ${name}`} /><//>
-    <${Panel} title=${`More in ${name}`} aside="mean a token in A · in B"><${More} rows=${rows} side=${key} ...${common} /><//></div>`;
+/** The page as it will be, before there is an answer: nothing jumps when it comes. @param {{two: boolean, model: any}} props */
+function Waiting({ two, model }) {
+  const said = model?.state === "loading" ? "The model is loading; the text is read when it is ready." : "Reading…";
+  const part = (/** @type {string} */ name, /** @type {number} */ lines) => html`<${Panel} title=${name}><${Loading} lines=${lines} label=${name} /><//>`;
+  const note = html`<p class="note" role="status">${said}</p>`;
+  return two ? html`<div class="cols lens compared waiting" aria-busy="true">${["A", "B"].map((name) => html`<div key=${name}>${part(`Text ${name}`, 3)}${part(`More in ${name}`, 9)}</div>`)}</div>${note}`
+    : html`<div class="cols lens waiting" aria-busy="true"><${Panel} title="Tokens"><${Loading} lines=${5} label="Tokens" />${note}<//><aside>${part("In total", 12)}</aside></div>`;
+}
+
+/** One text: its tokens, what fires on the one chosen, and in total. @param {any} props */
+function One({ text, totals, dense, by, query, setQuery, loading, common, over }) {
+  const at = /^\d+$/.test(query.at || "") && Number(query.at) < text.tokens.length ? Number(query.at) : null;
+  const token = at === null ? null : text.tokens[at];
+  const hidden = text.totals.length - totals.length;
+  const shade = over ?? (common.pins.length ? null : ranked(totals, by)[0]?.latent ?? null);
+  return html`<div class="cols lens ${loading ? "stale" : ""}" aria-busy=${loading}>
+    <${Panel} title="Tokens" aside=${counted(text)}><${Pinned} ...${common} texts=${[{ name: "", text }]} />
+      <${Strip} text=${text} pins=${common.pins} facts=${common.facts} at=${at} pick=${(/** @type {number | null} */ i) => setQuery({ at: i === null ? "" : i })} label="Tokens" shade=${shade} />
+      <${Shaded} latent=${shade} text=${text} facts=${common.facts} pins=${common.pins} /><//>
+    <aside>${token && html`<${Panel} title="On this token" aside=${html`<code class="token">${token.piece.replace(/\n/g, "⏎") || "·"}</code> <button class="btn small" type="button" onClick=${() => setQuery({ at: "" })} aria-label="Close">✕</button>`}>
+        ${token.kept ? html`<${OnToken} token=${token} dense=${dense} ...${common} />` : html`<p class="note">The SAE's mask policy leaves this token out (special tokens and norm sinks), so no feature is read on it.</p>`}<//>`}
+      <${Panel} title="In total" aside=${html`<label>by <select class="text" value=${by} onChange=${(/** @type {any} */ e) => setQuery({ by: e.target.value === "sum" ? "" : e.target.value })}>${Object.entries(ORDERS).map(([key, said]) => html`<option key=${key} value=${key}>${said}</option>`)}</select></label>`}>
+        <${Totals} totals=${totals} by=${by} ...${common} />
+        ${hidden > 0 && html`<p class="note">${hidden} dense ${hidden === 1 ? "feature" : "features"} (on more than ${100 * DENSE} % of all tokens) hidden.</p>`}<//>
+    </aside></div>`;
+}
+
+/** What the tokens are shaded by, in a line that is always there. @param {{latent: number | null, text: any, facts: Record<number, any>, pins: number[]}} props */
+function Shaded({ latent, text, facts, pins }) {
+  const most = text.totals.find((/** @type {any} */ t) => t.latent === latent)?.max;
+  return html`<p class="note shaded">${latent === null
+    ? html`The rows under the tokens are the pinned features${pins.length ? "" : "; pin some"}. Look at a row of a list to shade the tokens by it.`
+    : html`<span class="t lit key" style=${{ "--a": ".8" }}>shaded</span> by <b class="num">${latent}</b> <${LabelWords} text=${facts[latent]?.label || "no label"} />${most !== undefined && html`, up to <span class="num">${short(most)}</span>`}`}</p>`;
+}
+
+/** Two texts, each above what fires more in it. @param {{data: any, rows: any[], loading: boolean, common: any, over: number | null}} props */
+function Compared({ data, rows, loading, common, over }) {
+  const first = { a: rows[0]?.difference > 0 ? rows[0].latent : null, b: rows.at(-1)?.difference < 0 ? rows.at(-1).latent : null };
+  const side = (/** @type {"a" | "b"} */ key, /** @type {string} */ name) => {
+    const shade = over ?? (common.pins.length ? null : first[key]);
+    return html`<div>
+      <${Panel} title=${`Text ${name}`} aside=${counted(data[key])}><${Pinned} ...${common} texts=${[{ name: "", text: data[key] }]} />
+        <${Strip} text=${data[key]} pins=${common.pins} facts=${common.facts} at=${null} pick=${() => {}} label=${`Text ${name}`} shade=${shade} cool=${key === "b"} />
+        <div class=${key === "b" ? "cool" : ""}><${Shaded} latent=${shade} text=${data[key]} facts=${common.facts} pins=${common.pins} /></div><//>
+      <${Panel} title=${`More in ${name}`} aside="mean a token in A · in B"><${More} rows=${rows} side=${key} ...${common} /><//></div>`;
+  };
   return html`<div class="cols lens compared ${loading ? "stale" : ""}" aria-busy=${loading}>${side("a", "A")}${side("b", "B")}</div>`;
 }
 
 /** @param {any} text */
 const counted = (text) => `${whole(text.tokens.length)} tokens · ${whole(text.n_active)} features fire`;
-
-/** @param {string} text @param {any} model @param {any} atlas */
-const python = (text, model, atlas) => `import monoscope as ms
-from monoscope.features.text import features_on_text
-
-lm = ms.load_lm(${JSON.stringify(model.model)})
-sae = ms.load_sae(${JSON.stringify(model.sae)})
-labels = ms.load_atlas(${JSON.stringify(atlas?.folder || "")}).labels()
-found = features_on_text(lm, sae, ${JSON.stringify(text)}, context_length=lm.context_length)
-for total in found.ranked("sum")[:20]:
-    print(total.latent, round(total.sum, 2), labels[total.latent])
-`;
-
-/**
- * What the lens says of a text, or of two; read again when they change.
- * @param {string} a @param {string | null} b @param {boolean} chat @param {number[]} pins
- */
-function useReading(a, b, chat, pins) {
-  const [state, setState] = useState(/** @type {{data: any, error: any, loading: boolean}} */ ({ data: null, error: null, loading: false }));
-  const [turn, setTurn] = useState(0);
-  // Pins the answer already tells of need no new reading; those it leaves out do.
-  const key = JSON.stringify([a, b, chat, pins]);
-  useEffect(() => {
-    if (!a.trim() || (b !== null && !b.trim())) { setState({ data: null, error: null, loading: false }); return; }
-    const stop = new AbortController();
-    setState((s) => ({ data: s.data && Boolean(s.data.differences) === (b !== null) ? s.data : null, error: null, loading: true }));
-    const body = b !== null ? { a: { text: a }, b: { text: b } } : { ...(chat ? { messages: turnsOf(a) } : { text: a }), pinned: pins };
-    post(b !== null ? "/lens/compare" : "/lens", body, stop.signal).then(
-      (told) => setState({ data: b !== null ? told : { a: told, features: told.features }, error: null, loading: false }),
-      (error) => { if (!stop.signal.aborted) setState({ data: null, error: error instanceof ApiError ? error.problem : { detail: String(error) }, loading: false }); },
-    );
-    return () => stop.abort();
-  }, [b === null ? key : JSON.stringify([a, b]), turn]);
-  return { ...state, again: () => setTurn((n) => n + 1) };
-}
-
-/** A chat from lines that begin with who speaks; a text without any is one message of the user's. @param {string} text */
-export function turnsOf(text) {
-  /** @type {{role: string, content: string}[]} */
-  const turns = [];
-  for (const line of text.split("\n")) {
-    const spoken = /^(system|user|assistant):\s?(.*)$/i.exec(line);
-    if (spoken) turns.push({ role: spoken[1].toLowerCase(), content: spoken[2] });
-    else if (turns.length) turns[turns.length - 1].content += `\n${line}`;
-    else turns.push({ role: "user", content: line });
-  }
-  return turns.map((turn) => ({ ...turn, content: turn.content.replace(/\n+$/, "") }));
-}
 
 /** A text that is taken over when typing pauses. @param {{name: string, text: string, chat?: boolean, set: (text: string) => void}} props */
 function Box({ name, text, chat, set }) {

@@ -5,7 +5,7 @@ import { html, useEffect, useRef } from "../kit.js";
 export const KEYS = [
   ["/", "search"], ["j  k", "down and up a list"], ["Enter", "open what is marked"],
   ["n  p", "next and previous feature"], ["e", "edit the label"], ["b", "bookmark"],
-  ["v", "values beside tokens"], ["?", "this sheet"], ["Esc", "close, or leave a field"],
+  ["v", "values beside tokens"], ["r", "run or stop, in the Lab"], ["?", "this sheet"], ["Esc", "close, or leave a field"],
 ];
 
 /**

@@ -1,6 +1,6 @@
 /** The list of families: what each side has, and one opened to the contexts that both saw. */
 import { get } from "../../api.js";
-import { Empty, Panel } from "../../components.js";
+import { Empty, LabelWords, Panel, toast } from "../../components.js";
 import { whole } from "../../format.js";
 import { html, useEffect, useRef, useState } from "../../kit.js";
 import { link } from "../../router.js";
@@ -9,6 +9,7 @@ import { Contexts } from "./contexts.js";
 import { KINDS } from "./summary.js";
 
 const SHOWN = 3; // latents of a side named before "and more"
+const PAGE = 40, MOST = 200; // families asked for at once, and at most
 const REST_MS = 300;
 const ABOUT = Object.fromEntries(KINDS);
 
@@ -19,13 +20,19 @@ export function Families({ first, found, a, b, threshold, query, setQuery }) {
   const list = useRef(/** @type {HTMLElement | null} */ (null));
   useEffect(() => setMore({ items: [], next: first.next_cursor }), [first]);
   const items = [...first.items, ...more.items];
-  const load = async () => {
+  const want = Math.min(first.total, Number(query.n) || 0); // how many were shown, as the address has it
+  const short = want - items.length;
+  useEffect(() => {
+    if (short <= 0 || !more.next) return;
+    const stop = new AbortController();
     setBusy(true);
-    try {
-      const page = await get("/compare", { a, b, threshold, kind: query.kind, q: query.q, limit: 40, cursor: more.next });
-      setMore({ items: [...more.items, ...page.items], next: page.next_cursor });
-    } finally { setBusy(false); }
-  };
+    get("/compare", { a, b, threshold, kind: query.kind, q: query.q, limit: Math.min(MOST, short), cursor: more.next }, stop.signal).then(
+      (page) => { setMore({ items: [...more.items, ...page.items], next: page.next_cursor }); setBusy(false); },
+      (error) => { if (!stop.signal.aborted) { setBusy(false); toast(String(error.message)); setQuery({ n: items.length }); } },
+    );
+    return () => stop.abort();
+  }, [first, items.length, want]);
+  const load = () => setQuery({ n: items.length + PAGE });
   const step = (/** @type {number} */ by) => {
     const heads = /** @type {HTMLElement[]} */ ([...(list.current?.querySelectorAll(".family > button") || [])]);
     const at = heads.indexOf(/** @type {HTMLElement} */ (document.activeElement));
@@ -34,8 +41,8 @@ export function Families({ first, found, a, b, threshold, query, setQuery }) {
   useKeys({ j: () => step(1), k: () => step(-1) });
   const here = { a: isHere(found, a), b: isHere(found, b) };
   const title = `${whole(first.total)} ${query.kind ? `${query.kind} ` : ""}${first.total === 1 ? "family" : "families"}`;
-  return html`<${Panel} title=${title} class="families" aside=${html`<${Filter} value=${query.q || ""} set=${(/** @type {string} */ q) => setQuery({ q })} />`}>
-    ${query.kind && html`<p class="note lead">${ABOUT[query.kind]}; <button class="linky" onClick=${() => setQuery({ kind: "" })}>show every kind</button></p>`}
+  return html`<${Panel} title=${title} class="families" aside=${html`<${Filter} value=${query.q || ""} set=${(/** @type {string} */ q) => setQuery({ q, n: "" })} />`}>
+    ${query.kind && html`<p class="note lead">${ABOUT[query.kind]}; <button class="linky" onClick=${() => setQuery({ kind: "", n: "" })}>show every kind</button></p>`}
     ${!items.length ? html`<${Empty} title="Nothing of the kind">${query.q ? "No label on either side holds these words." : "Move the threshold, or show every kind."}<//>`
       : html`<ol class="famlist" ref=${list}>${items.map((family) => html`<${Row} key=${nameOf(family)} family=${family} a=${a} b=${b} here=${here}
           open=${query.f === nameOf(family)} toggle=${() => setQuery({ f: query.f === nameOf(family) ? "" : nameOf(family) })} />`)}</ol>`}
@@ -73,7 +80,7 @@ function nearest(family, side) {
 /** @param {{rows: any[], n: number, side: string, empty: string}} props */
 function Members({ rows, n, side, empty }) {
   if (!rows.length) return html`<span class="members ${side} none">${empty}</span>`;
-  return html`<span class="members ${side}">${rows.slice(0, SHOWN).map((row) => html`<span key=${row.latent} class="one"><span class="num dim">${row.latent}</span> ${row.label || "no label"}</span>`)}
+  return html`<span class="members ${side}">${rows.slice(0, SHOWN).map((row) => html`<span key=${row.latent} class="one"><span class="num dim">${row.latent}</span> <${LabelWords} text=${row.label || "no label"} /></span>`)}
     ${n > SHOWN && html`<span class="dim">and ${whole(n - SHOWN)} more</span>`}</span>`;
 }
 

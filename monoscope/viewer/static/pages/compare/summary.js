@@ -15,21 +15,22 @@ export const KINDS = [
 const REST_MS = 250; // the slider asks once it rests
 const WIDTH = 400, HALF = 46;
 
-/** @param {{data: any, query: Record<string, string>, threshold: number, setQuery: (patch: any) => void, copy: any}} props */
-export function Summary({ data, query, threshold, setQuery, copy }) {
+/** @param {{data: any, query: Record<string, string>, threshold: number, setQuery: (patch: any) => void, children?: any}} props */
+export function Summary({ data, query, threshold, setQuery, children }) {
   return html`<div class="cols compare-head">
-    <${Panel} title="How they match" aside=${copy}>
+    <${Panel} title="How they match">
       <${Bar} name="A" side="a" data=${data} /><${Bar} name="B" side="b" data=${data} />
       <div class="kinds" role="group" aria-label="Show one kind">${KINDS.map(([kind, about]) => {
         const count = data.counts[kind];
         const on = query.kind === kind;
-        return html`<button key=${kind} class="kind ${kind}" aria-pressed=${on} title=${about} onClick=${() => setQuery({ kind: on ? "" : kind })}>
+        return html`<button key=${kind} class="kind ${kind}" aria-pressed=${on} title=${about} onClick=${() => setQuery({ kind: on ? "" : kind, n: "" })}>
           <i class="swab ${kind}" aria-hidden="true"></i><b>${kind}</b><span class="num">${numbers(kind, count)}</span></button>`;
       })}</div>
       <p class="note">${data.n_documents
         ? `The atlases keep ${whole(data.n_documents)} documents in common; on those their strongest contexts are compared token by token.`
         : "The atlases keep no document in common, so only decoder directions speak."}
         ${" "}Silent latents are left out. ${data.a.site !== data.b.site ? `The sites differ (${data.a.site}, ${data.b.site}): directions drift from layer to layer, so expect fewer matches.` : ""}</p>
+      ${children}
     <//>
     <${Panel} title="Nearest in the other" aside=${html`<span>by cosine</span>`}><${Cosines} data=${data} threshold=${threshold} setQuery=${setQuery} /><//>
   </div>`;
@@ -58,7 +59,7 @@ function Cosines({ data, threshold, setQuery }) {
   useEffect(() => setValue(threshold), [threshold]);
   useEffect(() => {
     if (value === threshold) return;
-    const timer = setTimeout(() => setQuery({ t: value }), REST_MS);
+    const timer = setTimeout(() => setQuery({ t: value, n: "" }), REST_MS);
     return () => clearTimeout(timer);
   }, [value]);
   const [a, b] = [data.a.hist, data.b.hist];

@@ -1,20 +1,26 @@
 /** The strength sweep: effect against fluency at rising strengths, beside three controls. */
 import { ApiError, events } from "../../api.js";
-import { ErrorState, Panel } from "../../components.js";
+import { ErrorState, LabelWords, Panel, useSize } from "../../components.js";
+import { Commands } from "../../components/share.js";
 import { short, visible } from "../../format.js";
 import { html, useEffect, useRef, useState } from "../../kit.js";
-import { useSize } from "../../components.js";
+import { sweepCommand, sweepPython, wordsOf } from "./state.js";
 
 const NONE = { status: "idle", start: /** @type {any} */ (null), points: /** @type {any[]} */ ([]), spot: /** @type {any} */ (null), progress: /** @type {any} */ (null), problem: /** @type {any} */ (null) };
 const KINDS = /** @type {Record<string, string>} */ ({ steered: "this direction", random: "random direction, same length", reversed: "reversed", prompt: "asked in words", default: "unsteered" });
 const MEASURES = { score: "score: effect × fluency", effect: "effect", fluency: "fluency" };
 
-/** @param {{latent: number, body: any, close: () => void, use: (value: number) => void}} props body: prompt or messages, and seed */
-export function Sweep({ latent, body, close, use }) {
+/**
+ * Tried as soon as it is shown, and again when other words are to be counted.
+ * @param {{latent: number, body: any, swept: import("./state.js").Swept, set: (patch: any) => void, use: (value: number) => void, model: any, atlas: string}} props
+ *   body: prompt or messages, and seed; set: into the address
+ */
+export function Sweep({ latent, body, swept, set, use, model, atlas }) {
+  const { words, measure } = swept;
   const [state, setState] = useState(NONE);
-  const [words, setWords] = useState("");
-  const [measure, setMeasure] = useState(/** @type {keyof typeof MEASURES} */ ("score"));
-  const [open, setOpen] = useState(/** @type {number | null} */ (null));
+  const [asked, setAsked] = useState(body);
+  const open = swept.open ?? state.spot?.best.times_norm ?? null;
+  const setOpen = (/** @type {number} */ at) => set({ so: at });
   const going = useRef(/** @type {AbortController | null} */ (null));
   const stop = () => { going.current?.abort(); setState((s) => ({ ...s, status: "stopped", progress: null })); };
   const run = async () => {
@@ -24,36 +30,38 @@ export function Sweep({ latent, body, close, use }) {
     let now = { ...NONE, status: "waiting" };
     const put = (/** @type {any} */ patch) => { now = { ...now, ...patch }; if (going.current === mine) setState(now); };
     put({});
-    setOpen(null);
-    const given = words.split(",").map((w) => w.trim()).filter(Boolean);
+    setAsked(body);
     try {
-      for await (const { event, data } of events("/sweep", { ...body, latent, words: given }, { signal: mine.signal })) {
+      for await (const { event, data } of events("/sweep", { ...body, latent, words }, { signal: mine.signal })) {
         if (event === "start") put({ start: data, status: "running" });
         else if (event === "progress") put({ progress: data });
         else if (event === "point") put({ points: [...now.points, data] });
-        else if (event === "sweetspot") { put({ spot: data, status: "done", progress: null }); setOpen(data.best.times_norm); }
+        else if (event === "sweetspot") put({ spot: data, status: "done", progress: null });
       }
     } catch (error) {
       if (!mine.signal.aborted) put({ status: "failed", problem: error instanceof ApiError ? error.problem : { detail: "the connection broke off" } });
     }
   };
-  useEffect(() => { run(); return () => going.current?.abort(); }, [latent]);
+  useEffect(() => { run(); return () => going.current?.abort(); }, [latent, words.join(",")]);
+  const again = () => { set({ so: "" }); run(); };
   const busy = state.status === "waiting" || state.status === "running";
   return html`<${Panel} title="Sweet spot of ${latent}" id="sweep" class="sweep" aside=${html`
-      <button class="btn small" type="button" onClick=${busy ? stop : run}>${busy ? "Stop" : "Run again"}</button>
-      <button class="btn small" type="button" onClick=${close} aria-label="Close the sweep">✕</button>`}>
+      <button class="btn small" type="button" onClick=${busy ? stop : again}>${busy ? "Stop" : "Run again"}</button>
+      <button class="btn small" type="button" onClick=${() => set({ sweep: "", sw: "", sm: "", so: "" })} aria-label="Close the sweep">✕</button>`}>
     ${state.problem && html`<${ErrorState} problem=${state.problem} retry=${run} />`}
     <p class="sub verdict" role="status">${verdict(state)}
       ${state.spot?.found && html` <button class="btn small" type="button" onClick=${() => use(state.spot.best.times_norm)}>Use ${short(state.spot.best.times_norm)} × ‖x‖</button>`}</p>
+    ${JSON.stringify(asked) !== JSON.stringify(body) && html`<p class="warn">The prompt or the seed has changed since; run again to try it on that.</p>`}
     ${busy && html`<progress max=${state.progress?.total || 1} value=${state.progress?.done || 0} aria-label="Sweep"></progress>`}
     <div class="row"><span class="seg" role="group" aria-label="What is drawn">${Object.entries(MEASURES).map(([key, said]) => html`
-      <button key=${key} class="btn small" type="button" aria-pressed=${measure === key} onClick=${() => setMeasure(/** @type {any} */ (key))}>${said}</button>`)}</span></div>
+      <button key=${key} class="btn small" type="button" aria-pressed=${measure === key} onClick=${() => set({ sm: key === "score" ? "" : key })}>${said}</button>`)}</span></div>
     <${Plot} points=${state.points} measure=${measure} spot=${state.spot} open=${open} pick=${setOpen} />
     <${Texts} points=${state.points} at=${open} start=${state.start} pick=${setOpen} />
-    <details class="note"><summary>How this is counted</summary>
+    <details class="note" open=${words.length > 0}><summary>How this is counted</summary>
       <p>Effect: the geometric mean of two gains over the unsteered text, each full at a fifth of the tokens: the share that are tokens the feature promises, and the share on which the feature fires when the unedited model reads the text. Fluency falls with repeated word pairs and with surprise beyond 1 nat a token. Added at all positions${state.start?.neutral?.length ? `, on your prompt and ${state.start.neutral.length} neutral ones` : ""}.</p>
       <p>Counted: ${(state.start?.tokens || []).map((/** @type {string} */ t, /** @type {number} */ i) => html`${i ? " " : ""}<code class="token">${visible(t)}</code>`)}${state.start ? ` (from ${({ contexts: "its strongest contexts", logits: "its logit lens", given: "you" })[/** @type {"given"} */ (state.start.basis)]})` : ""}</p>
-      <label class="row">Count other words: <input class="text" value=${words} placeholder="physics, energy" onChange=${(/** @type {any} */ e) => setWords(e.target.value)} /></label></details>
+      <label class="row">Count other words: <input class="text" value=${words.join(", ")} placeholder="physics, energy" onChange=${(/** @type {any} */ e) => set({ sw: wordsOf(e.target.value).join(","), so: "" })} /></label></details>
+    <div class="row share"><${Commands} model=${model} command=${(/** @type {any} */ m) => sweepCommand(latent, body, words, m, atlas)} python=${(/** @type {any} */ m) => sweepPython(latent, body, words, m, atlas)} /></div>
   <//>`;
 }
 
@@ -62,7 +70,7 @@ function verdict({ status, spot, start }) {
   if (status === "waiting") return "Waiting for the model…";
   if (status === "stopped") return "Stopped.";
   if (status === "failed") return "";
-  if (!spot) return start ? `Trying ${start.label || "the feature"} at rising strengths, beside its controls…` : "";
+  if (!spot) return start ? html`Trying <${LabelWords} text=${start.label || "the feature"} /> at rising strengths, beside its controls…` : "";
   const asked = spot.prompt === null ? "" : ` Asking in words scores ${spot.prompt.toFixed(2)}.`;
   if (!spot.found) return `No sweet spot: at no strength does the direction write what the feature promises better than its controls do. A feature that reads is not always one that writes.${asked}`;
   return `Best at ${short(spot.best.times_norm)} × ‖x‖: score ${spot.best.score.toFixed(2)}, the better control ${spot.control.toFixed(2)}.${asked}`;
