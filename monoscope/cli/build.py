@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from monoscope.cli import explainer as ask
+from monoscope.cli import methods
 from monoscope.cli import options as opt
 from monoscope.cli.assess import evaluate, one_model, report
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
@@ -200,6 +201,8 @@ def label(
     tokens: Annotated[
         int, typer.Option("--tokens", metavar="N", help="Train tokens that rules are made on.")
     ] = 200_000,
+    method: methods.Method = methods.RULES,
+    model: opt.RecordedModel = None,
     explainer_url: ask.Url = None,
     explainer_model: ask.Model = None,
     latents: ask.Latents = None,
@@ -217,16 +220,24 @@ def label(
     cache: ask.CacheDir = None,
     dry_run: ask.DryRun = False,
     seed: opt.Seed = 0,
+    device: opt.Device = None,
     as_json: opt.Json = False,
 ) -> None:
     """Give each feature a rule as its label, with a score on held-out documents.
 
-    With --explainer-url, a language model names features and judges the names instead.
+    With --method, other labels and scores beside it; those take --latents and --n too, and a run
+    that was broken off goes on. With --explainer-url, a language model names features and judges
+    the names instead.
     """
+    wanted = methods.Wanted(method, latents, n, model, device, seed)
+    if method != methods.RULES:
+        latents = n = None  # said which features this method is for
     asked = ask.Asked(
         explainer_url, explainer_model, latents, n, n_items, n_control, answer_tokens, prompts,
         price_in, price_out, max_cost, concurrency, rate, timeout, cache, dry_run, seed,
     )  # fmt: skip
+    if method != methods.RULES:
+        return methods.run(atlas, sae, store, wanted, asked, as_json)
     if asked.wanted:
         return ask.explain(atlas, sae, store, asked, as_json)
     from monoscope.artifact import load_sae

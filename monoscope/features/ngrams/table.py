@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 
 def show(atlas: Atlas, rows: Sequence[Row]) -> int:
-    """Put n-gram labels in front of rules' where they are better on train tokens; their number.
+    """Put n-gram labels in front of rules' where their rows say so; their number.
 
     Where one no longer is, the rule's comes back. Latents that a language model named keep its
     label, and a person's is stored elsewhere. The rule's text and scores are kept in the table.
@@ -34,7 +34,6 @@ def show(atlas: Atlas, rows: Sequence[Row]) -> int:
             row |= {f"rule_{n}": current[c] for n, c in _RULE.items()}
         elif current["label_method"] != METHOD and row["latent"] in told:
             row |= {f"rule_{n}": told[row["latent"]][f"rule_{n}"] for n in _RULE}
-        row["shown"] = better(row)
         if row["shown"] and current["label_method"] in (None, "rule", METHOD):
             labels.append(label_columns(row, current))
         elif current["label_method"] == METHOD:
@@ -48,13 +47,6 @@ def show(atlas: Atlas, rows: Sequence[Row]) -> int:
 def remembered(held: Mapping[int, Row], row: Row) -> Row:
     """A new row with what an older one of the latent remembers of the rule's label."""
     return {f"rule_{name}": held.get(row["latent"], {}).get(f"rule_{name}") for name in _RULE} | row
-
-
-def better(row: Mapping[str, Any]) -> bool:
-    """Whether the n-grams predict train tokens outside their documents better than the rule."""
-    if row["label"] is None or row["train_r"] is None:
-        return False
-    return bool(row["train_r"] > (row["train_rule_r"] or 0.0))
 
 
 def label_columns(row: Mapping[str, Any], current: Mapping[str, Any]) -> Row:
