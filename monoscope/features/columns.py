@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -70,10 +72,31 @@ class Columns:
         starts, rows, entries, active = _regroup(indices, values, offsets, n_latents)
         return cls(starts, rows, active, entries, indices, offsets)
 
+    @classmethod
+    def of_ones(
+        cls, indices: NDArray[np.int32], offsets: NDArray[np.int64], n_latents: int
+    ) -> Columns:
+        """Regroup rows that say only which latents are active."""
+        return cls.from_rows(indices, np.ones(len(indices), np.float32), offsets, n_latents)
+
     def parts(self, n: int) -> list[tuple[int, int]]:
         """Cut the latents into at most n ranges of about the same number of entries."""
-        n_latents = len(self.starts) - 1
-        goals = np.linspace(0, self.starts[-1], n + 1)[1:-1]
-        cuts = [0, *np.searchsorted(self.starts, goals).tolist(), n_latents]
-        cuts = sorted({min(cut, n_latents) for cut in cuts})
-        return list(pairwise(cuts))
+        return even_parts(self.starts, n)
+
+
+def even_parts(starts: NDArray[np.int64], n: int) -> list[tuple[int, int]]:
+    """Cut latents, of which i owns starts[i]:starts[i+1], into at most n ranges of like size."""
+    n_latents = len(starts) - 1
+    goals = np.linspace(0, starts[-1], n + 1)[1:-1]
+    cuts = [0, *np.searchsorted(starts, goals).tolist(), n_latents]
+    cuts = sorted({min(cut, n_latents) for cut in cuts})
+    return list(pairwise(cuts))
+
+
+def share(work: Callable[[tuple[int, int]], None], parts: list[tuple[int, int]]) -> None:
+    """Do `work` on every range of latents, each in a thread of its own."""
+    if len(parts) == 1:
+        work(parts[0])
+        return
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(work, parts))

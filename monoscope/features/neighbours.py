@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from monoscope.features.coactivation import Best, Pairs, pmi
+from monoscope.ops import SparseCodes, make_encoder
 
 N_NEIGHBOURS = 10
 LEAST_BOTH = 5  # tokens on which both must be active before a pair counts as co-active
@@ -37,21 +38,46 @@ class Neighbours:
 def decoder_neighbours(W_dec: Tensor, pairs: Pairs, k: int = N_NEIGHBOURS) -> Neighbours:
     """The k latents whose decoder rows have the largest cosine with each latent's own.
 
-    W_dec [L, D]. Cosines are computed in tiles of rows; no L×L matrix is made for large L.
+    W_dec [L, D]. The selections of an SAE's encoder find them, in tiles: a product of L×L×D in bf16
+    where that is fast, and exact cosines of the candidates; no L×L matrix is made for large L.
     """
     unit = _unit(W_dec)
     n = len(unit)
     k = min(k, n - 1)
+    others = np.empty((n, k), np.int64)
+    encoder = make_encoder(unit, torch.zeros(n, device=unit.device))
     tile = max(1, _TILE_ELEMENTS // n)
-    parts = []
     for first in range(0, n, tile):
-        cosine = unit[first : first + tile] @ unit.T
-        own = torch.arange(len(cosine), device=unit.device)
-        cosine[own, first + own] = -torch.inf
-        parts.append(cosine.topk(k, dim=1).indices.cpu())
-    others = torch.cat(parts).numpy()
+        mine = slice(first, min(first + tile, n))
+        found = _nearest(encoder.topk(unit[mine], k + 1), first, k)
+        few = np.flatnonzero((found < 0).any(axis=1))
+        if len(few):  # the encoder gives positive cosines only
+            found[few] = _nearest_of_all(unit, torch.from_numpy(first + few), k)
+        others[mine] = found
     latent, rank = (a.ravel() for a in np.indices(others.shape))
     return _describe(latent, others.ravel(), rank, unit, pairs)
+
+
+def _nearest(codes: SparseCodes, first: int, k: int) -> NDArray[np.int64]:
+    """The k largest entries of rows first, first+1, … but for the row's own, [n, k]; −1: fewer."""
+    row, column = codes.rows.cpu().numpy(), codes.indices.cpu().numpy()
+    value = codes.values.float().cpu().numpy()
+    keep = column != first + row
+    row, column, value = row[keep], column[keep], value[keep]
+    order = np.lexsort((column, -value, row))
+    row, column = row[order], column[order]
+    rank = np.arange(len(row)) - np.searchsorted(row, row)
+    found = np.full((codes.n_tokens, k), -1, np.int64)
+    found[row[rank < k], rank[rank < k]] = column[rank < k]
+    return found
+
+
+def _nearest_of_all(unit: Tensor, latents: Tensor, k: int) -> NDArray[np.int64]:
+    """The same of some latents from all cosines, those below zero too."""
+    cosine = unit[latents] @ unit.T
+    cosine[torch.arange(len(latents)), latents] = -torch.inf
+    found: NDArray[np.int64] = cosine.topk(k, dim=1).indices.cpu().numpy()
+    return found
 
 
 def coactivation_neighbours(

@@ -7,15 +7,14 @@ corpus, cut between documents, merge into the state of the whole.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monoscope.errors import MismatchError
 from monoscope.features.coactivation import Pairs, merge_pairs, pair_counter
-from monoscope.features.columns import Columns
+from monoscope.features.columns import Columns, share
 from monoscope.features.metadata import MetaMass
 from monoscope.features.samples import Samples, token_hashes
 from monoscope.ops.moments import Moments
@@ -56,7 +55,7 @@ class Statistics:
         columns = Columns.from_rows(indices, values, offsets, self.n_latents)
         hashes = token_hashes(self.seed, doc, pos)
         category = self.meta.categories(doc, meta)
-        self.pairs.begin(columns, hashes)
+        self.pairs.add(columns, hashes, threads)
         self.n_tokens += len(doc)
         self.n_documents += len(np.unique(doc))
         self.n_entries += len(columns.values)
@@ -65,9 +64,8 @@ class Statistics:
             self.moments.update(columns.starts, columns.values, latents)
             self.samples.update(columns, doc, pos, hashes, latents)
             self.meta.update(columns, category, latents)
-            self.pairs.update(columns, latents)
 
-        _share(add, columns.parts(threads))
+        share(add, columns.parts(threads))
 
     def merge(self, other: Statistics) -> None:
         """Add the state of other documents.
@@ -97,11 +95,3 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     whole = copy.deepcopy(a)
     whole.merge(b)
     return whole
-
-
-def _share(work: Callable[[tuple[int, int]], None], parts: list[tuple[int, int]]) -> None:
-    if len(parts) == 1:
-        work(parts[0])
-        return
-    with ThreadPoolExecutor(len(parts)) as pool:
-        list(pool.map(work, parts))

@@ -33,9 +33,7 @@ def counted(pairs: Pairs, fires: np.ndarray, first: int = 0, block: int = 300) -
         ones = np.ones(len(cols), np.float32)
         columns = Columns.from_rows(cols.astype(np.int32), ones, offsets, fires.shape[1])
         token = np.arange(first + a, first + a + len(part))
-        pairs.begin(columns, token_hashes(0, token, np.zeros(len(part), np.int32)))
-        for latents in columns.parts(3):
-            pairs.update(columns, latents)
+        pairs.add(columns, token_hashes(0, token, np.zeros(len(part), np.int32)), threads=3)
     return pairs
 
 
@@ -50,9 +48,15 @@ def dense_best(both: np.ndarray, count: np.ndarray, k: int, least: int) -> list[
     return out
 
 
-@pytest.mark.parametrize("kind", [PairCounts, PairSample])
-def test_all_pairs_are_counted(kind: type, fires: np.ndarray) -> None:
-    pairs = counted(kind(L), fires)
+@pytest.mark.parametrize(("kind", "waiting"), [(PairCounts, 1), (PairCounts, 2500),
+                                               (PairCounts, 2**21), (PairSample, 1)])  # fmt: skip
+def test_all_pairs_are_counted(
+    kind: type, waiting: int, fires: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether tokens wait for others or are counted at once, one block or many after another."""
+    monkeypatch.setattr(coactivation, "WAITING_ENTRIES", waiting)
+    monkeypatch.setattr(coactivation, "STORED_PER_WAITING", 10**9)
+    pairs = counted(kind(L), fires, block=70)
     both = fires.T.astype(int) @ fires.astype(int)
     left, right = (a.ravel() for a in np.indices((L, L)))
     apart = left != right
@@ -61,6 +65,32 @@ def test_all_pairs_are_counted(kind: type, fires: np.ndarray) -> None:
     )
     np.testing.assert_array_equal(pairs.count, fires.sum(0))
     assert pairs.n_tokens == N
+
+
+@pytest.mark.parametrize("shape", [(300, 200, 0.02), (64, 9, 1.0), (40, 1000, 0.001)])
+def test_counts_are_those_of_a_dense_triangle(
+    shape: tuple[int, int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One counter for each of all pairs, written out; sums of parts give the same."""
+    monkeypatch.setattr(coactivation, "WAITING_ENTRIES", 50)
+    n, latents, density = shape
+    fires = np.random.default_rng(2).random((n, latents)) < density
+    triangle = np.zeros((latents, latents), np.int64)
+    for token in fires:
+        active = np.flatnonzero(token)
+        for place, i in enumerate(active):
+            triangle[i, active[place + 1 :]] += 1
+    left, right = np.triu_indices(latents, 1)
+    whole = counted(PairCounts(latents), fires, block=17)
+    for cut in (0, 11, n):
+        a = counted(PairCounts(latents), fires[:cut], block=5)
+        b = counted(PairCounts(latents), fires[cut:], cut, block=23)
+        a.merge(b)  # type: ignore[arg-type]
+        for pairs in (whole, a):
+            np.testing.assert_array_equal(pairs.pairs(left, right), triangle[left, right])
+            np.testing.assert_array_equal(pairs.pairs(right, left), triangle[left, right])
+            np.testing.assert_array_equal(pairs.count, fires.sum(0))
+    assert len(whole._settle().other) == (triangle > 0).sum()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", [PairCounts, PairSample])
@@ -112,6 +142,18 @@ def test_decoder_neighbours_in_any_tiles(
     assert near.other[near.latent == 4][0] == 20
     never = near.n_both == 0
     assert never.any() and np.isnan(near.pmi[never]).all() and np.isfinite(near.pmi[~never]).all()
+
+
+def test_neighbours_beyond_a_right_angle() -> None:
+    """Where a half-space has fewer latents than are asked for, the rest come from beyond it."""
+    W = torch.randn(12, 2, generator=torch.Generator().manual_seed(3))
+    near = decoder_neighbours(W, counted(PairCounts(12), np.ones((3, 12), bool)), k=11)
+    unit = (W / W.norm(dim=1, keepdim=True)).double().numpy()
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -np.inf)
+    assert (cosine < 0).any()
+    for i in range(12):
+        assert near.other[near.latent == i].tolist() == np.argsort(-cosine[i])[:11].tolist()
 
 
 def test_fewer_latents_than_neighbours() -> None:
