@@ -107,7 +107,8 @@ def main() -> None:
         {
             "contender": name, "d_sae": sae.d_sae, "tokens_per_s": round(1 / middle[name]),
             "min": round(1 / max(v)), "max": round(1 / min(v)),
-            "times_encode": round(middle[name] / middle["encode alone"], 3), "times_smallest": round(middle[name] / medians[0][name], 3),
+            "times_encode": round(middle[name] / middle["encode alone"], 3),
+            "times_smallest": round(middle[name] / medians[0][name], 3),
         } | common
         for sae, kept, middle in zip(saes, seconds, medians, strict=True)
         for name, v in kept.items()
