@@ -22,6 +22,7 @@ from monoscope.train.folder import EVENTS, RunFolder
 from monoscope.train.job import Job
 from monoscope.train.loop import Pass, Progress
 from monoscope.train.order import Order
+from monoscope.train.prefetch import Ahead, reads_ahead
 from monoscope.train.source import IteratorStream, Stream, make_stream, peek
 from monoscope.train.state import TrainState
 
@@ -61,6 +62,7 @@ def train_many(
         order.check()
     _check_folders(orders)
     stream = make_stream(source, batch_size, data_seed)
+    ahead = Ahead(stream, device or "cpu") if reads_ahead(device) else None
     made = _Workshop(source, stream, batch_size, data_seed, device)
     results: dict[int, Run | TrainingError] = {}
     try:
@@ -68,15 +70,18 @@ def train_many(
             jobs = made.jobs(orders, resume, held, results)
 
             def finish(job: Job) -> None:
+                if ahead is not None:
+                    ahead.rewind()
                 results[made.number[id(job)]] = made.finish(job)
 
-            Pass(stream, jobs, progress).run(finish)
+            Pass(ahead or stream, jobs, progress).run(finish)
             for job in jobs:
                 if job.error is not None:
                     results[made.number[id(job)]] = job.error
     finally:
-        if hasattr(stream, "close"):
-            stream.close()
+        last = ahead or stream
+        if hasattr(last, "close"):
+            last.close()
     return [results[number] for number in range(len(orders))]
 
 
