@@ -385,3 +385,14 @@ print(*sorted({{"torch", "transformers"}} & set(sys.modules)))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == ""
+
+
+def test_the_examples_of_the_search_box_find_what_they_promise(client) -> None:
+    told = client.get("/api/v1/features/examples").json()
+    assert told["word"] == "paris"
+    for name, term in told.items():
+        if term is not None:
+            found = client.get("/api/v1/features", params={"q": term}).json()
+            assert found["total"] > 0, name
+    whole = " ".join(told[name] for name in ("word", "score", "logit") if told[name])
+    assert client.get("/api/v1/features", params={"q": whole}).json()["total"] > 0

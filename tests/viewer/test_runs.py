@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+import tools
 from starlette.testclient import TestClient
 
 from monoscope.artifact import load_sae
@@ -21,6 +25,7 @@ from monoscope.artifact.checks import weights_hash
 from monoscope.viewer import found, runs
 from monoscope.viewer.app import create_app
 from monoscope.viewer.config import ViewerConfig
+from monoscope.viewer.pages import STATIC
 
 
 def event(step: int, **more: Any) -> str:
@@ -180,3 +185,89 @@ def test_a_run_begun_anew_is_read_from_its_beginning(home: Path) -> None:
     again = runs.read_from(folder, end)
     assert [e["step"] for e in again.events] == [1]
     assert again.end < end
+
+
+def test_checkpoints_are_told_by_the_figures_of_the_log(client: TestClient, home: Path) -> None:
+    every = {"checkpoint_every_tokens": 30}
+    folder = make_run(home / "a", *[event(i, fvu=1 / i) for i in range(1, 11)])
+    (folder / "checkpoint-9").mkdir()
+    note = json.loads((folder / "run.json").read_text())
+    note["config"]["train"] |= every
+    (folder / "run.json").write_text(json.dumps(note))
+    told = client.get("/api/v1/runs/one?id=a").json()["checkpoints"]
+    assert [row["n_tokens"] for row in told] == [30, 60, 90, 100]
+    assert [row["fvu"] for row in told] == [1 / 3, 1 / 6, 1 / 9, 1 / 10]
+    assert [(row["saved"], row["kept"]) for row in told] == [
+        (True, False), (True, False), (True, True), (False, False),
+    ]  # fmt: skip
+    make_run(home / "b", *[event(i) for i in range(1, 9)])  # it never saved itself: its quarters
+    told = client.get("/api/v1/runs/one?id=b").json()["checkpoints"]
+    assert [row["n_tokens"] for row in told] == [20, 40, 60, 80]
+    assert not any(row["saved"] for row in told)
+    make_run(home / "c")
+    assert client.get("/api/v1/runs/one?id=c").json()["checkpoints"] == []
+
+
+AGAIN = """
+import { again } from "STATIC/pages/run/again.js";
+import { readFileSync } from "node:fs";
+const { runs, root } = JSON.parse(readFileSync(0, "utf8"));
+console.log(JSON.stringify(runs.map((run) => again(run, root))));
+"""
+
+
+def in_node(runs_told: list[Any], root: str) -> list[dict[str, str]]:
+    """What the page makes of runs for copying."""
+    script = AGAIN.replace("STATIC", STATIC.as_posix())
+    command = ["node", "--no-warnings", "--input-type=module", "--eval", script]
+    given = json.dumps({"runs": runs_told, "root": root})
+    done = subprocess.run(command, input=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
+@pytest.mark.slow
+def test_the_copied_command_trains_the_same_autoencoder(slide: Path, tmp_path: Path) -> None:
+    if shutil.which("node") is None:
+        tools.missing("node", "apt-get install nodejs npm")
+    shutil.copytree(slide / "atlas", tmp_path / "atlas")
+    shutil.copytree(slide / "sae-small", tmp_path / "sae-small")
+    note = json.loads((slide / "sae-small" / "run.json").read_text())
+    app = create_app(ViewerConfig(atlas=tmp_path / "atlas", runs=tmp_path))
+    with TestClient(app, base_url="http://127.0.0.1") as made:
+        told = made.get("/api/v1/runs/one?id=sae-small").json()
+    (copied,) = in_node([told], str(tmp_path))
+    # The slide was made under another name and then moved.
+    theirs = note["asked"]["source"]["store"]
+    command, code = (copied[k].replace(theirs, str(slide / "store")) for k in ("command", "python"))
+    words = shlex.split(command)
+    assert words[:2] == ["monoscope", "train"]
+    done = subprocess.run(
+        [sys.executable, "-m", "monoscope", *words[1:]], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    wanted = (slide / "sae-small" / "sae.safetensors").read_bytes()
+    assert (tmp_path / "sae-small-again" / "sae.safetensors").read_bytes() == wanted
+    compile(code, "copied", "exec")
+    assert f"load_store({json.dumps(str(slide / 'store'))})" in code
+
+
+def test_a_run_that_cannot_be_repeated_says_why() -> None:
+    if shutil.which("node") is None:
+        tools.missing("node", "apt-get install nodejs npm")
+    run: dict[str, Any] = {
+        "row": {"id": "a"}, "config": {"sae": {"d_sae": 8, "k": 2}, "train": {"seed": 3}},
+    }  # fmt: skip
+    live = {"model": "m", "site": "resid_post.1", "corpus": {"kind": "texts", "name": "mine"}}
+    cases = [None, {"source": None}, {"source": live}]
+    told = in_node([run | {"asked": asked} for asked in cases], "/r")
+    assert all("command" not in made and "python" not in made for made in told)
+    assert ["before runs kept" in told[0]["lacks"], "in memory" in told[1]["lacks"]] == [True] * 2
+    assert "(mine)" in told[2]["lacks"]
+    asked = {"source": {"store": "/a b/it's"}, "k": 0.5, "settings": {"x": "a b", "p": [1, 2]}}
+    (made,) = in_node([run | {"asked": asked}], "/r")
+    words = shlex.split(made["command"])
+    assert words == [
+        "monoscope", "train", "/a b/it's", "--d-sae", "8", "--k", "0.5", "--seed", "3",
+        "--set", "x=a b", "--set", "p=[1,2]", "--out", "/r/a-again",
+    ]  # fmt: skip
