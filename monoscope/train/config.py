@@ -65,7 +65,8 @@ class TrainConfig:
     bandwidth: ε of jumprelu's straight-through estimators, in units where E‖x‖ = √D.
     rho: the mean activation that kl asks of a unit.  tied: one matrix both ways (ksparse).
     dead_after_tokens: a latent that has not fired for this long counts as dead.
-    checkpoint_every_tokens: how often the run is saved; 0 only at its end.
+    checkpoint_every_tokens: how often the run is saved; None by the clock, every minute (see
+    train/job.py); 0 only at its end.  It changes nothing in what is trained.
     """
 
     n_tokens: int
@@ -91,13 +92,14 @@ class TrainConfig:
     grad_clip: float | None = None
     dead_after_tokens: int | None = None
     resample_every_tokens: int | None = None
-    checkpoint_every_tokens: int = 1_000_000
+    checkpoint_every_tokens: int | None = None
 
     def __post_init__(self) -> None:
         recipe = get_recipe(self.recipe)
         for name, low in (("n_tokens", 1), ("batch_size", 2), ("seed", 0)):
             require_int(name, getattr(self, name), low=low)
-        require_int("checkpoint_every_tokens", self.checkpoint_every_tokens, low=0)
+        if self.checkpoint_every_tokens is not None:
+            require_int("checkpoint_every_tokens", self.checkpoint_every_tokens, low=0)
         for name in ("k_aux", "dead_after_tokens", "resample_every_tokens"):
             if getattr(self, name) is not None:
                 require_int(name, getattr(self, name), low=1)

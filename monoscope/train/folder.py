@@ -22,6 +22,7 @@ from monoscope.train.state import TrainState, checkpoints, read_checkpoint, save
 
 NOTE, EVENTS, DONE = "run.json", "events.jsonl", "sae.json"
 _OURS = (NOTE, EVENTS, "sae.safetensors", probe.FILE, "checkpoint-*", ".checkpoint-*")
+_FREE = ("checkpoint_every_tokens",)  # may differ from session to session: it changes no result
 
 
 class RunFolder:
@@ -146,7 +147,7 @@ def _compare(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
         (key, old[part].get(key), new[part].get(key))
         for part in ("sae", "train", "data")
         for key in (new[part] | old.get(part, {}))
-        if old.get(part, {}).get(key) != new[part].get(key)
+        if old.get(part, {}).get(key) != new[part].get(key) and key not in _FREE
     ]
     if differ:
         names = " and another ".join(key for key, _, _ in differ)

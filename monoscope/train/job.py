@@ -21,6 +21,8 @@ from monoscope.train.state import TrainState
 from monoscope.train.step import StepResult
 
 EVENT_STEPS = 10  # how often figures are logged
+CHECKPOINT_SECONDS = 60.0  # between checkpoints, unless the configuration says how many tokens
+STEPS_PER_SAVE = 20.0  # seconds of own steps for each second that the last checkpoint took
 
 
 @dataclass
@@ -44,11 +46,14 @@ class Job:
     last: Look | None = None
     _told_plain: str | None = None
     began: float = field(default_factory=time.perf_counter)
-    saved: int = field(init=False)
+    saved: int = field(init=False)  # at how many tokens; when, and after how many own seconds:
+    saved_when: float = field(init=False)
+    saved_seconds: float = 0.0
+    saving: float = 0.0  # seconds that it took
     stepper: Stepper = field(init=False)
 
     def __post_init__(self) -> None:
-        self.saved = self.state.n_tokens
+        self.saved, self.saved_when = self.state.n_tokens, time.perf_counter()
         self.stepper = Stepper(self.state, self.recipe, self.config)
 
     @property
@@ -115,14 +120,27 @@ class Job:
         self.stepper.settle()
         if not self.state.is_finite():
             raise self.stopped(self.watch.not_finite(self.state, self.config, None, math.nan))
+        began = time.perf_counter()
         self.folder.checkpoint(self.state, stream)
-        self.saved = self.state.n_tokens
+        self.saved, self.saved_when = self.state.n_tokens, time.perf_counter()
+        self.saved_seconds, self.saving = self.seconds, self.saved_when - began
 
     @property
     def due(self) -> bool:
-        """Whether a checkpoint is."""
+        """Whether a checkpoint is: by tokens, or else by the clock, if there is a folder for it.
+
+        By the clock: a minute has passed, and enough steps were done for the time of saving, as in
+        the last checkpoint, to be little beside them; so many large SAEs of a pass save less often.
+        """
         every = self.config.checkpoint_every_tokens
-        return bool(every) and self.state.n_tokens - self.saved >= every
+        if self.folder is None:
+            return False
+        if every is not None:
+            return every > 0 and self.state.n_tokens - self.saved >= every
+        return (
+            time.perf_counter() - self.saved_when >= CHECKPOINT_SECONDS
+            and self.seconds - self.saved_seconds >= STEPS_PER_SAVE * self.saving
+        )
 
     def stopped(self, why: str) -> TrainingError:
         """The error of a run that cannot go on, said in the log too."""
