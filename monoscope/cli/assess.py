@@ -160,17 +160,18 @@ def report(
         list[str], typer.Argument(metavar="RESULT…", help="Files that eval --out wrote.")
     ],
     out: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write an HTML page, too.")
+        str | None,
+        typer.Option("--out", metavar="FILE", help="Write a page, too: HTML, or Markdown for .md."),
     ] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Set evaluated SAEs side by side, here and as a page that needs no network."""
     from monoscope.evals import compare
-    from monoscope.evals.compare_page import render
+    from monoscope.evals.compare_page import markdown, render
 
     rows = compare.read_results(results)
     if out is not None:
-        write_atomic(out, render(rows))
+        write_atomic(out, (markdown if Path(out).suffix == ".md" else render)(rows))
     if as_json:
         return print_json({"saes": {row.name: row.figures for row in rows}, "out": out})
     _show(rows)

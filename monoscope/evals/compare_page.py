@@ -1,4 +1,4 @@
-"""The comparison of SAEs as one HTML page: table, Pareto plots, densities, probes, slices."""
+"""The comparison of SAEs as one HTML page, or as Markdown: table, Pareto plots, every score."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 from monoscope import page
 from monoscope.evals import compare
 from monoscope.evals.compare import Row
-
-_BASES = {"sae": "SAE latents", "random": "random SAE", "neurons": "neurons", "pca": "PCA"}
+from monoscope.evals.tables import tables
 
 
 def render(rows: Sequence[Row]) -> str:
-    """The page; each SAE's baselines stand under it, and intervals beside its main figures."""
+    """The page; each SAE's baselines stand beside it, and intervals behind the figures."""
     body = ["<h1>monoscope: SAEs compared</h1>", _overview(rows), "<h2>Trade-offs</h2>"]
     body += ['<div class="plots">', *(_front(rows, *pair) for pair in compare.FRONTS), "</div>"]
     for row in rows:
@@ -53,25 +52,20 @@ def _front(rows: Sequence[Row], across: str, up: str) -> str:
 
 def _details(row: Row) -> list[str]:
     families = row.families
-    parts = [_intervals(families["core"]), '<div class="plots">', _density(families), "</div>"]
-    parts += [_probing(families), _slices(families), *_skipped(families)]
-    return [part for part in parts if part]
+    parts = ['<div class="plots">', _density(families), "</div>"]
+    for table in tables(families):
+        parts += [f"<h3>{page.text(table.title)}</h3>"]
+        parts += [f'<p class="dim">{page.text(table.note)}</p>'] if table.note else []
+        parts.append(page.table(table.head, table.rows))
+    return [part for part in (*parts, *_skipped(families)) if part]
 
 
-def _intervals(core: Mapping[str, Any]) -> str:
-    """The figures of reconstruction and splicing with their 95 % intervals."""
-    names = ("fvu", "l0", "cosine", "shrinkage", "delta_ce", "kl", "loss_recovered_zero")
-    lines = []
-    for name in names:
-        if core.get(name) is None:
-            continue
-        held = (core.get("ci") or {}).get(name)
-        shown = f"{held[0]:.4g} to {held[1]:.4g}" if held else "–"
-        lines.append([name, f"{core[name]:.4g}", shown])
-    counts = f"{core['n_tokens']:,} tokens, {core['n_documents']:,} documents held out"
-    return f'<p class="dim">{page.text(counts)}</p>' + page.table(
-        ["figure", "value", "95 % interval"], lines
-    )
+def markdown(rows: Sequence[Row]) -> str:
+    """The same tables as Markdown, for a page of documentation."""
+    parts = []
+    for row in rows:
+        parts += [f"## {row.name}\n", *(table.markdown() for table in tables(row.families))]
+    return "\n".join(parts)
 
 
 def _density(families: Mapping[str, Any]) -> str:
@@ -91,34 +85,6 @@ def _density(families: Mapping[str, Any]) -> str:
     )
 
 
-def _probing(families: Mapping[str, Any]) -> str:
-    means = (families.get("probing") or {}).get("mean")
-    if not means:
-        return ""
-    ks = list(means["sae"])
-    lines = [
-        [title, *(_with_interval(means[basis][k]["auc"]) for k in ks)]
-        for basis, title in _BASES.items()
-    ]
-    dense = _with_interval(means["dense"]["auc"])
-    n = means["dense"]["auc"]["n"]
-    note = f"AUC over {n} tasks, interval over tasks. Dense probe on all of x: {dense}."
-    table = page.table(["sparse probing", *(f"k = {k}" for k in ks)], lines)
-    return f"{table}<p><small>{page.text(note)}</small></p>"
-
-
-def _slices(families: Mapping[str, Any]) -> str:
-    held = families.get("slices") or {}
-    lines = []
-    for key, values in held.items():
-        for value, methods in values.items():
-            if "sae" in methods:
-                figures = [methods[m]["fvu"] if m in methods else None for m in _BASES]
-                cells = ["–" if f is None else f"{f:.3f}" for f in figures]
-                lines.append([f"{key} {value}", f"{methods['sae']['n_tokens']:,}", *cells])
-    return page.table(["FVU by slice", "tokens", *_BASES.values()], lines) if lines else ""
-
-
 def _skipped(families: Mapping[str, Any]) -> list[str]:
     said = [
         f"{name}: not measured, {figures['skipped']}"
@@ -126,10 +92,3 @@ def _skipped(families: Mapping[str, Any]) -> list[str]:
         if isinstance(figures, Mapping) and "skipped" in figures
     ]
     return [f'<p class="dim">{page.text(line)}</p>' for line in said]
-
-
-def _with_interval(figure: Mapping[str, Any]) -> str:
-    if figure["mean"] is None:
-        return "–"
-    ci = figure.get("ci")
-    return f"{figure['mean']:.3f}" + (f" ({ci[0]:.3f}–{ci[1]:.3f})" if ci else "")

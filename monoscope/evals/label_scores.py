@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 from monoscope.errors import FormatError, MismatchError
 from monoscope.evals.cache import Figures
 from monoscope.evals.material import Material
+from monoscope.evals.probes import mean_over
 from monoscope.files import sha256_file
 
-VERSION = 2
+VERSION = 3
 _NO_SCORES = ("label_base",)  # a share of tokens, not a judgement of the label
 _TABLE, _ABOUT, _SUMMARY = "features.parquet", "atlas.json", "labels.json"
 _EXPLAINED, _BY_MODEL = "explanations.json", "llm"
@@ -58,7 +59,7 @@ def run(material: Material) -> Figures:
             continue
         if name.startswith("label_") and pa.types.is_floating(column.type):
             values = column.drop_null().to_numpy()
-            out["scores"][name] = _summary(values, alive)
+            out["scores"][name] = _summary(values, alive, material.bootstrap, material.seed)
     out["methods"] = {str(m): methods.count(m) for m in sorted({m for m in methods if m})}
     summary = folder / _SUMMARY
     if summary.exists():
@@ -97,12 +98,27 @@ def check_atlas(folder: Path, weights: str) -> None:
         )
 
 
-def _summary(values: np.ndarray, alive: int) -> Figures:
+def _summary(values: np.ndarray, alive: int, bootstrap: int, seed: int) -> Figures:
+    """Median, mean and share ≥ 0.9 of the alive latents; 95 % bootstrap over the scored ones."""
     if not len(values):
         return {"n": 0, "median": None, "share_over_0.9": None}
+    share = len(values) / alive if alive else None  # of the latents that have a score at all
+    over = mean_over((values >= 0.9).tolist(), bootstrap, seed)
     return {
         "n": len(values),
         "median": float(np.median(values)),
         "mean": float(values.mean()),
-        "share_over_0.9": float((values >= 0.9).sum() / alive) if alive else None,
+        "share_over_0.9": None if share is None else over["mean"] * share,
+        "ci": {
+            "median": _median_interval(values, bootstrap, seed),
+            "share_over_0.9": over["ci"] and share and [end * share for end in over["ci"]],
+        },
     }
+
+
+def _median_interval(values: np.ndarray, bootstrap: int, seed: int) -> list[float] | None:
+    if len(values) < 2 or not bootstrap:
+        return None
+    draws = np.random.default_rng(seed).integers(len(values), size=(bootstrap, len(values)))
+    medians = [float(np.median(values[draw])) for draw in draws]
+    return [float(end) for end in np.quantile(medians, [0.025, 0.975])]

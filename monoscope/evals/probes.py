@@ -14,6 +14,7 @@ from monoscope.evals.cache import Figures
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse L2 penalties a dense probe chooses among by threefold cross-validation."""
 _SPARSE_STRENGTH = 1.0
+_BLOCK = 1 << 22  # draws of a bootstrap held at once
 
 
 class Probe:
@@ -82,14 +83,18 @@ def dense_figures(
 
 
 def mean_over(values: Sequence[float], n_replicates: int, seed: int) -> Figures:
-    """Mean over tasks with its 95 % bootstrap interval over tasks; null for no task."""
+    """Mean over tasks (or latents) with its 95 % bootstrap interval over them; null for none."""
     held = np.asarray(values, np.float64)
     if not len(held):
         return {"mean": None, "ci": None, "n": 0}
     ci = None
     if len(held) > 1 and n_replicates:
-        draws = np.random.default_rng(seed).integers(len(held), size=(n_replicates, len(held)))
-        ci = np.quantile(held[draws].mean(1), [0.025, 0.975]).tolist()
+        rng, block = np.random.default_rng(seed), max(1, _BLOCK // len(held))
+        means = [
+            held[rng.integers(len(held), size=(min(block, n_replicates - at), len(held)))].mean(1)
+            for at in range(0, n_replicates, block)
+        ]
+        ci = np.quantile(np.concatenate(means), [0.025, 0.975]).tolist()
     return {"mean": float(held.mean()), "ci": ci, "n": len(held)}
 
 

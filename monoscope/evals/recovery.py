@@ -18,12 +18,14 @@ from monoscope.evals import matching, worlds
 from monoscope.evals.baselines import PCA, RandomSAE
 from monoscope.evals.cache import Figures
 from monoscope.evals.material import Material
+from monoscope.evals.probes import mean_over
 from monoscope.evals.worlds import World
 
-VERSION = 1
+VERSION = 2
 _TEST = 20_000
 _BATCH = 512
 _LR = 3e-3
+_REPLICATES = 1000
 
 Encode = Callable[[Tensor], Tensor]
 """x [n,D] -> dense codes [n,L]."""
@@ -68,8 +70,9 @@ def figures(world: World, f: Tensor, x: Tensor, directions: Tensor, encode: Enco
 
     mcc: mean cosine of true directions with their one-to-one partners. uniqueness: share of the
     partners that are nearest to no other feature. f1: mean over features of 2PR/(P+R) of "the
-    partner fires" for "the feature is active". fvu where the codes reconstruct. absorption: where
-    there are parents, P(partner silent | parent and a child active) − P(silent | parent alone).
+    partner fires" for "the feature is active"; f1_quantiles over features. absorption: where there
+    are parents, P(partner silent | parent and a child active) − P(silent | parent alone).
+    ci: 95 % bootstrap over the true features.
     """
     partner, cosine = matching.matched(world.directions, directions)
     near, _ = matching.nearest(world.directions, directions.detach())
@@ -79,11 +82,16 @@ def figures(world: World, f: Tensor, x: Tensor, directions: Tensor, encode: Enco
     both = (fires & truth).sum(0).double()
     f1 = 2 * both / (fires.sum(0) + truth.sum(0)).clamp_min(1).double()
     counts = np.bincount(near, minlength=len(directions))
+    unique = (counts[near] == 1).astype(float)
+    by_feature = {"mcc": cosine, "uniqueness": unique, "f1": f1.numpy()}
     return {
-        "mcc": float(cosine.mean()),
+        **{name: float(values.mean()) for name, values in by_feature.items()},
+        "ci": {
+            name: mean_over(values.tolist(), _REPLICATES, world.n_features)["ci"]
+            for name, values in by_feature.items()
+        },
         "share_over_0.9": float((cosine > 0.9).mean()),
-        "uniqueness": float((counts[near] == 1).mean()),
-        "f1": float(f1.mean()),
+        "f1_quantiles": {f"{q:g}": float(f1.quantile(q)) for q in (0.05, 0.25, 0.5, 0.75, 0.95)},
         "l0": float((codes > 0).double().sum(1).mean()),
         "absorption": absorption(world, truth, fires),
     }

@@ -18,13 +18,16 @@ from monoscope.artifact.checks import weights_hash
 from monoscope.evals import matching
 from monoscope.evals.cache import Figures
 from monoscope.evals.material import Material
+from monoscope.evals.probes import mean_over
 
 if TYPE_CHECKING:
     from monoscope.sae import SAE
 
-VERSION = 1
+VERSION = 2
 THRESHOLD = 0.7
 """Cosine from which a latent counts as found again (Paulo & Belrose 2025, arXiv 2501.16615)."""
+FIGURES = ("cosine", "found", "nearest_cosine")
+_REPLICATES = 1000
 
 
 def depends(material: Material) -> Figures:
@@ -59,16 +62,19 @@ def compare(a: Tensor, b: Tensor) -> Figures:
     """Matched cosine of the rows of a [n,D] and b [m,D]; the smaller set is matched into the other.
 
     cosine: mean over the one-to-one matching (null where it would take too long). found: share of
-    its pairs from THRESHOLD on. nearest_cosine: each row's nearest, which may be shared.
+    its pairs from THRESHOLD on. nearest_cosine: each row's nearest, which may be shared. ci: 95 %
+    bootstrap over the matched rows.
     """
     a, b = a[a.norm(dim=1) > 0], b[b.norm(dim=1) > 0]
     if len(a) > len(b):
         a, b = b, a
-    found: Figures = {"nearest_cosine": float(matching.nearest(a, b)[1].mean())}
-    if max(len(a), len(b)) > matching.EXACT_UP_TO:
-        return found | {"cosine": None, "found": None}
-    cosine = matching.matched(a, b)[1]
-    return found | {"cosine": float(cosine.mean()), "found": float((cosine >= THRESHOLD).mean())}
+    values = {"nearest_cosine": matching.nearest(a, b)[1]}
+    if max(len(a), len(b)) <= matching.EXACT_UP_TO:
+        cosine = matching.matched(a, b)[1]
+        values |= {"cosine": cosine, "found": (cosine >= THRESHOLD).astype(float)}
+    means = {name: mean_over(held.tolist(), _REPLICATES, 0) for name, held in values.items()}
+    found: Figures = {name: means.get(name, {}).get("mean") for name in FIGURES}
+    return found | {"ci": {name: means.get(name, {}).get("ci") for name in FIGURES}}
 
 
 def _train(material: Material) -> list[SAE]:
@@ -87,9 +93,9 @@ def _train(material: Material) -> list[SAE]:
 
 
 def _mean(rows: list[Figures]) -> Figures:
-    """Mean and range over pairs, key by key; null where there is no pair."""
-    out: Figures = {"n_pairs": len(rows)}
-    for key in ("cosine", "found", "nearest_cosine"):
+    """Mean and range over pairs, key by key; null where there is no pair. pairs: each of them."""
+    out: Figures = {"n_pairs": len(rows), "pairs": rows}
+    for key in FIGURES:
         held = [row[key] for row in rows if row[key] is not None]
         out[key] = float(np.mean(held)) if held else None
         out[f"{key}_range"] = [min(held), max(held)] if held else None

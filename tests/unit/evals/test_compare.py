@@ -10,7 +10,8 @@ import pytest
 
 from monoscope.errors import ConfigError, FormatError
 from monoscope.evals import compare
-from monoscope.evals.compare_page import render
+from monoscope.evals.compare_page import markdown, render
+from monoscope.evals.tables import tables
 
 EVIL = "<script>alert(1)</script>"
 
@@ -89,9 +90,10 @@ def test_baselines_take_their_own_figures_from_every_family():
 def test_the_page_holds_every_sae_and_fetches_nothing():
     mean = {"auc": {"mean": 0.8, "ci": [0.7, 0.9], "n": 3}}
     bases = {b: {k: mean for k in ("1", "5")} for b in ("sae", "random", "neurons", "pca")}
+    gain = {"1": {"mean": 0.05, "ci": [-0.01, 0.11]}, "5": {"mean": None, "ci": None}}
     families = {
         "core": result(0.2, 32),
-        "probing": {"mean": {**bases, "dense": mean}},
+        "probing": {"mean": {**bases, "dense": mean, "sae_minus_neurons": gain}},
         "density": {
             "density_histogram": {"first": -4.0, "per_decade": 4, "counts": [3, 0, 9]},
             "l0_histogram": [0, 4, 2],
@@ -105,5 +107,51 @@ def test_the_page_holds_every_sae_and_fetches_nothing():
     assert not re.search(r"https?://|url\(|@import|src=|href=", text)
     assert text.count("<circle") == 2 + 2 * 0 + 1 + 1  # FVU of both; probe k=1 of one, twice
     assert "stability: not measured, needs other SAEs" in text
-    assert "0.800 (0.700–0.900)" in text and "lang en" in text
+    assert "0.800 (0.700 to 0.900)" in text and "lang en" in text
+    assert "0.050 (-0.010 to 0.110)" in text
+    told = markdown(rows)
+    assert "| k = 1 | 0.800 (0.700 to 0.900) |" in told and "| k = 5 |" in told
+    cells = {line.count("|") for line in told.splitlines() if line.startswith("| k = ")}
+    assert len(cells) == 1  # the undefined gain is a dash, and keeps its column
     assert "nan" not in text.lower().replace("nance", "")
+
+
+def test_every_table_stands_where_its_family_was_measured():
+    """A whole result of a tiny model: no family is without its table, and none has an empty row."""
+    figure = {"mean": 0.5, "ci": [0.4, 0.6], "n": 3}
+    method = {"mcc": 0.9, "uniqueness": 0.8, "f1": 0.7, "absorption": None, "ci": {"mcc": [0.8, 1]}}
+    kind = {b: method for b in ("sae", "random", "neurons", "pca")} | {"chance_mcc": 0.3}
+    pair = {"cosine": 0.5, "found": 0.2, "cosine_range": [0.4, 0.6], "found_range": None, "ci": {}}
+    cut = {"score": figure, "own_drop": figure, "others_drop": figure}
+    special = {**result(0.2, 32), "n_predictions": 4}
+    families = {
+        "core": result(0.2, 32),
+        "special_tokens": {"without": special, "with": special, "share_of_tokens_masked": 0.02},
+        "slices": {"position": {"0–3": {"sae": {"fvu": 0.3, "l0": 9.0, "n_tokens": 7}}}},
+        "geometry": {"decoder": {"effective_rank": 7.0}, "encoder": {}, "random": None},
+        "worlds": {"recipe": "topk", "superposed": kind},
+        "corpus_probes": {"skipped": "no metadata"},
+        "ablation": {"by_basis": {"sae": {"1": cut}, "pca": {"1": cut}}, "n": [1], "n_concepts": 3},
+        "letters": {
+            "sae": {"absorption": figure}, "random": {"absorption": figure}, "probe_auc": figure,
+            "n_words": 10, "n_letters": 2,
+        },
+        "stability": {
+            "between_seeds": pair, "given_against_them": pair, "chance": pair, "threshold": 0.7,
+            "n_others": 2, "trained_here_tokens": None,
+        },
+        "random_model": {"core": result(0.4, 32), "trained_on_tokens": 1000},
+        "label_scores": {
+            "n_alive": 5, "control": {"median_auc": 0.5},
+            "scores": {"label_auc": {"n": 4, "median": 0.6, "share_over_0.9": 0.1}},
+        },
+    }  # fmt: skip
+    made = {table.title: table for table in tables(families)}
+    assert len(made) == 10
+    for table in made.values():
+        assert all(len(row) == len(table.head) for row in table.rows)
+        assert all(any(cell != "–" for cell in row[1:]) for row in table.rows)
+    worlds = made["Worlds with known truth"]
+    assert worlds.rows[0][1] == "0.900 (0.800 to 1.000)" and worlds.rows[0][-1] == "0.300"
+    assert len(worlds.rows) == 3  # absorption is undefined in a world without parents
+    assert made["Labels"].rows[0][3] == "0.500"
