@@ -15,7 +15,10 @@ from safetensors.numpy import load_file
 from starlette.testclient import TestClient
 
 import monoscope as ms
+from monoscope import cli
+from monoscope.errors import MismatchError
 from monoscope.viewer.app import create_app
+from monoscope.viewer.comparison import open_comparison
 from monoscope.viewer.config import ViewerConfig
 
 PAIR = {"a": "atlas", "b": "atlas-small"}
@@ -196,3 +199,43 @@ def test_an_atlas_outside_the_folder_of_runs_can_still_be_compared(
         assert own == str(tmp_path / "away" / "atlas")
         page = ask(client, "/compare", a=own, b="atlas", threshold=0.99)
         assert page["counts"]["matched"]["a"] == page["a"]["n_alive"]
+
+
+def test_the_command_line_tells_what_the_api_tells(
+    client: TestClient, bench: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*flags: str) -> str:
+        with pytest.raises(SystemExit) as left:
+            cli.main(["compare", str(bench / "atlas"), str(bench / "atlas-small"), *flags])
+        assert left.value.code == 0
+        return capsys.readouterr().out
+
+    told = json.loads(said("--threshold=0.6", "--kind=merged", "--limit=500", "--json"))
+    page = ask(client, "/compare", **PAIR, threshold=0.6, kind="merged", limit=200)
+    assert told["counts"] == page["counts"] and told["n_families"] == page["total"] > 0
+    assert [[[m["latent"], m["label"]] for m in f["a"]] for f in told["families"]] == [
+        [[m["latent"], m["label"]] for m in f["a"]] for f in page["items"]
+    ]
+    lost = ask(client, "/compare", **PAIR, kind="lost", limit=1)["items"][0]
+    name = f"{lost['a'][0]['latent']}-"
+    one = json.loads(said("--family", name, "--json"))
+    near = lost["links"][0]["b"]
+    params = {"left": [lost["a"][0]["latent"]], "right": [near], "limit": 6}
+    assert one["contexts"] == ask(client, "/compare/contexts", **PAIR, **params)
+    assert "lost" in said("--family", name) and "matched" in said("--limit", "1")
+
+
+def test_atlases_that_lie_apart_find_their_saes_by_runs(bench: Path, tmp_path: Path) -> None:
+    for name, folder in (("atlas", "one"), ("sae", "one"), ("atlas-small", "two")):
+        shutil.copytree(bench / name, tmp_path / folder / name)
+    folders = (tmp_path / "one" / "atlas", tmp_path / "two" / "atlas-small")
+    shutil.copytree(bench / "sae-small", tmp_path / "weights" / "sae")
+    with pytest.raises(MismatchError, match="SAE is not here"):
+        open_comparison(*folders)
+    pair = open_comparison(*folders, tmp_path / "weights")
+    beside = open_comparison(bench / "atlas", bench / "atlas-small")
+    assert pair.found(kind="matched") == beside.found(kind="matched") != []
+    words = next(label for label in pair.labels[0].values() if label).split()[0]
+    for family in pair.found(words=words):
+        held = [pair.labels[n].get(i) for n, ids in enumerate((family.a, family.b)) for i in ids]
+        assert any(words.lower() in (label or "").lower() for label in held)
