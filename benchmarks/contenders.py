@@ -7,6 +7,7 @@ since the peers live in an environment of their own.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from itertools import count
@@ -51,13 +52,16 @@ def _settle(sizes: dict[str, Any]) -> None:
 
 
 def monoscope(sizes: dict[str, Any]) -> Run:
-    """Our step as `monoscope train` runs it; sizes may name a recipe and TrainConfig fields."""
+    """Our step as `monoscope train` runs it; sizes may name a recipe and TrainConfig fields.
+
+    fixed, capture: as for Stepper.
+    """
     from monoscope.sae import SAE, SAEConfig
     from monoscope.sae.recipes import get_recipe
     from monoscope.train import start
     from monoscope.train.config import TrainConfig
+    from monoscope.train.fixed import Stepper
     from monoscope.train.state import TrainState
-    from monoscope.train.step import step
 
     data = batches(sizes)
     recipe = get_recipe(sizes.get("recipe", "topk"))
@@ -83,11 +87,21 @@ def monoscope(sizes: dict[str, Any]) -> Run:
         with torch.no_grad():
             state.sae.b_enc[:n_dead] = -1e3
         state.last_fired[:n_dead] = -(10**12)
+    stepper = Stepper(
+        state, recipe, config, fixed=sizes.get("fixed"), capture=sizes.get("capture", True)
+    )
     numbers = count()
+    told = [False]
 
     def run(n: int) -> None:
         for _ in range(n):
-            step(state, recipe, config, data[next(numbers) % N_BATCHES])
+            stepper.take(data[next(numbers) % N_BATCHES])
+        stepper.settle()
+        _settle(sizes)
+        if device != "cpu" and not told[0]:
+            told[0] = True
+            how = stepper.plain or f"captured {stepper.captured}, redone {stepper.redone}"
+            print(f"monoscope, fixed={sizes.get('fixed')}: {how}", file=sys.stderr)
 
     return run
 
@@ -174,8 +188,28 @@ def encoder_fp32(sizes: dict[str, Any]) -> Run:
     return run
 
 
+def encoder_bf16(sizes: dict[str, Any]) -> Run:
+    """The dense encoder product alone, bf16: the floor on a GPU."""
+    device = sizes.get("device", "cpu")
+    w = torch.randn(sizes["d_sae"], sizes["d_in"], device=device, dtype=torch.bfloat16)
+    data = [x.to(device, torch.bfloat16) for x in batches(sizes)]
+    numbers = count()
+
+    @torch.no_grad()
+    def run(n: int) -> None:
+        for _ in range(n):
+            data[next(numbers) % N_BATCHES] @ w.T
+        _settle(sizes)
+
+    return run
+
+
 CONTENDERS = {
     "monoscope": monoscope,
+    "monoscope_plain": lambda sizes: monoscope({**sizes, "fixed": False}),
+    "monoscope_fixed": lambda sizes: monoscope({**sizes, "fixed": True, "capture": False}),
+    "monoscope_graph": lambda sizes: monoscope({**sizes, "fixed": True}),
+    "encoder_bf16": encoder_bf16,
     "saelens": saelens,
     "sparsify": sparsify,
     "dense": dense,

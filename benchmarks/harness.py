@@ -54,7 +54,7 @@ def quantile(values: list[float], share: float) -> float:
 
 @dataclass
 class Contender:
-    """A worker process that times one contender."""
+    """A worker process that times one contender; peak_mib: of the memory it computes in."""
 
     name: str
     python: Path
@@ -106,7 +106,9 @@ def serve(contenders: Mapping[str, Callable[[dict[str, Any]], Run]]) -> None:
         begun = time.perf_counter()
         run(int(line))
         seconds = time.perf_counter() - begun
-        answers.write(json.dumps([seconds, peak_rss_mib()]) + "\n")
+        on_gpu = sizes.get("device", "cpu") != "cpu"
+        peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_rss_mib()
+        answers.write(json.dumps([seconds, peak]) + "\n")
         answers.flush()
 
 
