@@ -139,17 +139,6 @@ def test_a_chat_remembers_its_turns(fresh):
     expect(turns).to_have_count(3)
 
 
-def test_a_sweep_draws_its_controls_and_ends_with_a_verdict(fresh, latent):
-    page = fresh()
-    # A chat is tried on itself alone, not on neutral prompts besides: quicker.
-    page.goto(lab(m="chat", c=json.dumps([["u", "Hi"]]), e=f"{latent}=add:0.4norm"))
-    page.get_by_role("button", name="sweet spot").click()
-    expect(page.locator(".verdict")).to_contain_text("Asking in words", timeout=120_000)
-    for kind in ("steered", "random", "reversed"):
-        expect(page.locator(f".curve.{kind} > :not(polyline)")).to_have_count(7)
-    expect(page.locator(".trials tbody tr")).to_have_count(5)
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious_on_pages_full_of_answers(fresh, watch, node_modules, theme):
     watch.allow("Applying inline style")  # axe tries to; the page's policy forbids it
