@@ -28,7 +28,7 @@ from urllib.request import Request, urlopen
 from playwright.sync_api import Browser, expect, sync_playwright
 
 HERE = Path(__file__).parent
-WIDE, PHONE = (1440, 900), (390, 844)
+WIDE, PHONE = (1440, 820), (390, 844)
 PATIENCE_MS = 180_000
 TEXT = (
     "The Eiffel Tower in Paris was finished in 1889. Its engineers, who had mostly studied "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-FIGURES = "one of density, max, mean, score, auc, fires"
-FIELDS = f"one of label, token, logit, lowers, meta, id, list, note, {FIGURES[7:]}"
+from monoscope.viewer import grammar
+
+FIGURES = f"one of {', '.join(grammar.FIGURES)}"
+FIELDS = f"one of {', '.join((*grammar.FIELDS, *grammar.FIGURES))}"
 QUOTE = "Put words with signs in quotes."
 BOTH = "For both ends write it twice: density>0.001 density<0.01."
 
