@@ -263,7 +263,7 @@ _LISTED = (
 _PLAIN = (
     "n_active", "density", "mean", "std", "max", "hist", "meta_mass",
     "top_tokens", "top_logits", "bottom_tokens", "bottom_logits",
-    "label", "label_method", "label_f1", "label_auc", "label_base", "rule_label",
+    "label", "label_method", "label_f1", "label_auc", "label_base", "rule_label", "reads",
 )  # fmt: skip
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from monoscope.features.does import does
+from monoscope.features.methods import judged
+
 
 @dataclass(frozen=True)
 class Example:
@@ -65,7 +68,8 @@ class Feature:
     label_rule: the rule's own label and the rule as data, whoever labelled. explanation: the
     language model's words, scores and evidence, kept or not; None where none was asked.
     ngram, similarity, output, judgement: its rows of the tables that further methods leave (see
-    docs/labels.md), None where they were not run on it.
+    docs/labels.md), None where they were not run on it. reads: the held-out AUC of its label, a
+    human's left aside.
     top_tokens, top_logits: vocabulary entries that the direction raises most; bottom_…: lowers
     most, lowest first. None if the index was made without a language model.
     """
@@ -96,11 +100,17 @@ class Feature:
     similarity: dict[str, Any] | None = None
     output: dict[str, Any] | None = None
     judgement: dict[str, Any] | None = None
+    reads: float | None = None
 
     @property
     def top(self) -> list[Example]:
         """The strongest contexts, at most one per document."""
         return [example for example in self.examples if example.kind == "top"]
+
+    @property
+    def does(self) -> str | None:
+        """Whether it "reads", "writes", does "both" or "neither", see `outputs.does`."""
+        return does(self.reads, None if self.output is None else self.output["writes"])
 
     def band(self, band: int) -> list[Example]:
         """The sampled contexts of one activation band, 0 (weakest) … 4."""
@@ -108,7 +118,8 @@ class Feature:
 
     def to_json(self) -> dict[str, Any]:
         """The page as plain JSON values."""
-        return asdict(self)
+        told = [one.to_json() for one in judged(self)]
+        return {**asdict(self), "does": self.does, "judged": told}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class Score:
     """How a rule does on held-out tokens; every figure is a ratio of token counts.
 
     precision = TP/rule fires, recall = TP/latent fires, f1 = 2·TP/(rule fires + latent fires),
-    auc = (true-positive rate + true-negative rate)/2, the area under a yes/no rule's curve;
+    specificity = TN/latent silent, beside recall, which is the sensitivity;
+    auc = (recall + specificity)/2, the area under a yes/no rule's curve;
     mass = share of the latent's summed activation that falls where the rule fires.
     """
 
@@ -51,6 +52,7 @@ class Score:
     f1: float
     auc: float
     mass: float
+    specificity: float
 
     @classmethod
     def from_counts(
@@ -69,6 +71,7 @@ class Score:
             f1=2 * tp / (n_rule + n_fired) if n_rule + n_fired else 0.0,
             auc=(recall + specificity) / 2,
             mass=mass,
+            specificity=specificity,
         )
 
 

@@ -12,14 +12,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from monoscope.features import schema, side
+from monoscope.features.does import READS_AUC, WRITES_NATS, does
 
 if TYPE_CHECKING:
     from monoscope.features.atlas import Atlas
 
 NAME = "outputs"
 VERSION = 1
-READS_AUC = 0.7  # held-out AUC of its label from which a feature counts as one that reads
-WRITES_NATS = 0.5  # output score from which it counts as one that writes: 1.65 times likelier
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -34,19 +33,6 @@ class Figures(Protocol):
 
     @property
     def score(self) -> float: ...
-
-
-def does(reads: float | None, writes: float | None) -> str | None:
-    """ "reads", "writes", "both" or "neither" by its two figures; None unless both are known.
-
-    reads: the held-out AUC of its label, writes: its output score in nats.
-    """
-    if reads is None or writes is None:
-        return None
-    able = (reads >= READS_AUC, writes >= WRITES_NATS)
-    return {(True, True): "both", (True, False): "reads", (False, True): "writes"}.get(
-        able, "neither"
-    )
 
 
 def keep_outputs(

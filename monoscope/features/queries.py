@@ -14,6 +14,7 @@ WITH human AS (
         coalesce(human.text, features.label) AS label,
         features.label AS rule_label,
         features.label_method AS rule_method,
+        features.label_auc AS reads,
         CASE WHEN human.text IS NULL THEN features.label_method ELSE 'human' END AS label_method,
         CASE WHEN human.text IS NULL THEN label_f1 END AS label_f1,
         CASE WHEN human.text IS NULL THEN label_auc END AS label_auc,

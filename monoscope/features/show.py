@@ -17,6 +17,7 @@ from rich.text import Text
 
 from monoscope.features.context import ContextLine, context_line, short
 from monoscope.features.feature import Example, Feature, Neighbour, Row
+from monoscope.features.methods import judged, lines
 from monoscope.features.text import TextDifference, TextFeatures, TextToken
 from monoscope.visible import quoted, visible
 
@@ -177,23 +178,17 @@ def _figures(feature: Feature) -> RenderableType:
     elif feature.label_f1 is not None:
         held = (feature.label_rule or {}).get("held_out") or {}
         scored = f"label F1 {_score(feature.label_f1)} · AUC {_score(feature.label_auc)}"
-        if "mass" in held:
+        for one in judged(feature):
+            if one.method == feature.label_method and one.sensitivity is not None:
+                scored += f" · sensitivity {_score(one.sensitivity)}"
+                scored += f" · specificity {_score(one.specificity)}"
+        if "mass" in held and feature.label_method == "rule":
             scored += f" · {100 * held['mass']:.0f} % of its activation"
         scored += f" · {held['n_fired']} held-out firings" if "n_fired" in held else ""
-    scored += _explained(feature.explanation, feature.label)
+    scored += "".join(f"\n{line}" for line in lines(feature))
     bars = sparkline(feature.hist, _BAR_WIDTH)
     fires = f"fires on {_percent(feature.density)} of tokens, up to {short(feature.max)}"
     return Text(f"{scored}\n{fires}{'  ' if bars else ''}{bars}", style="dim")
-
-
-def _explained(told: Mapping[str, Any] | None, label: str | None) -> str:
-    """A language model's scores on a line of their own, and its words where they are no label."""
-    if told is None or told["explanation"] is None:
-        return ""
-    tests = ("detection", "contrast", "fuzzing", "shuffled")
-    held = [f"{t} {_score(told[f'{t}_auc'])}" for t in tests if told[f"{t}_auc"] is not None]
-    words = "" if told["explanation"] == label else f" says {quoted(told['explanation'])}"
-    return f"\n{visible(told['model'])}{words} · AUC {', '.join(held) or 'not scored'}"
 
 
 def _contexts(examples: Sequence[Example], scale: float) -> RenderableType:

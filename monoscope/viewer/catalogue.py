@@ -18,6 +18,7 @@ from monoscope.errors import FormatError, MonoscopeError
 from monoscope.features import queries
 from monoscope.features.atlas import Atlas, is_damage
 from monoscope.features.map import read_map
+from monoscope.features.side import read_table
 from monoscope.viewer.grammar import LEAST_SHARE
 
 _PATIENCE = 5.0  # seconds that closing waits for a query to break off
@@ -28,7 +29,8 @@ CREATE OR REPLACE TABLE rows AS {queries.ROWS}
 SELECT listed.latent, listed.label, listed.label_method, listed.label_f1, listed.label_auc,
     listed.n_active, listed.density, listed.peak::DOUBLE AS peak, features.mean, listed.interest,
     known.rule_label, features.label_method AS rule_method, features.label_f1 AS rule_f1,
-    features.label_auc AS rule_auc, features.label_base AS rule_base
+    features.label_auc AS rule_auc, features.label_base AS rule_base,
+    features.label_auc AS reads, NULL::DOUBLE AS writes
 FROM listed JOIN known USING (latent) JOIN features USING (latent) ORDER BY listed.latent"""
 
 _TERMS = (
@@ -130,7 +132,19 @@ class Catalogue:
             for statement in _TERMS:
                 cursor.execute(statement)
             self._place(cursor)
+            self._score(cursor)
             self._made = True
+
+    def _score(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """Output scores beside the rows; null where a latent has none."""
+        table = read_table(self.atlas, "outputs")
+        if table is not None:
+            cursor.register("scored", table.select(["latent", "writes"]))
+            cursor.execute(
+                "UPDATE rows SET writes = scored.writes FROM scored "
+                "WHERE rows.latent = scored.latent"
+            )
+            cursor.unregister("scored")
 
     def _try(self) -> None:
         """A failure is left for the first question, which meets it again and can answer with it."""

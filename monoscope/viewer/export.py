@@ -289,7 +289,7 @@ def _table(
         metas.setdefault(row["latent"], []).append([row["name"], row["share"]])
     columns = (
         "latent, label, label_method, label_f1, label_auc, n_active, density, peak, mean, "
-        "interest, x, y"
+        "interest, x, y, reads, writes"
     )
     return [
         row | {

@@ -29,6 +29,8 @@ SORTS = {
     "mean": "mean",
     "score": "label_f1",
     "auc": "label_auc",
+    "reads": "reads",
+    "writes": "writes",
 }
 DENSE = 0.1  # the density from which a latent counts as dense
 _TIERS = {"token": 2, "logit": 1, "lowers": 0}

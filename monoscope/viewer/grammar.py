@@ -3,7 +3,8 @@
     query  := term*            every term must hold
     term   := ["-"] (flag | figure | field | text)
     flag   := dead | alive | dense | labelled | unclear | human
-    figure := (density | max | mean | score | auc | fires) ("<" | "<=" | ">" | ">=" | "=") number
+    figure := (density | max | mean | score | auc | fires | reads | writes) compare number
+    compare := "<" | "<=" | ">" | ">=" | "="
     field  := (label | token | logit | lowers | meta | id | list | note) ":" value
     text   := word | "words in quotes"
 
@@ -29,6 +30,8 @@ FIGURES = {
     "score": "label_f1",
     "auc": "label_auc",
     "fires": "n_active",
+    "reads": "reads",
+    "writes": "writes",
 }
 FIELDS = ("label", "token", "logit", "lowers", "meta", "id", "list", "note")
 FLAGS = ("dead", "alive", "dense", "labelled", "unclear", "human")

@@ -10,6 +10,7 @@ from typing import Any
 from monoscope.errors import LatentError
 from monoscope.features.atlas import Atlas
 from monoscope.features.feature import Feature
+from monoscope.features.methods import judged
 from monoscope.viewer import schemas as s
 from monoscope.viewer.catalogue import Catalogue, integers
 
@@ -83,7 +84,7 @@ def label(atlas: Atlas, feature: Feature) -> s.Label:
     """What a feature is called and why; the rule's own scores stand even under a human's label."""
     rule = feature.label_rule or {}
     held: Mapping[str, Any] = rule.get("held_out") or {}
-    if feature.label_method == "llm":
+    if feature.label_method in ("llm", "ngram"):
         held = {}
     return s.Label(
         text=feature.label,
@@ -94,6 +95,10 @@ def label(atlas: Atlas, feature: Feature) -> s.Label:
         rule_text=feature.rule_label,
         rule=feature.label_rule,
         explanation=feature.explanation,
+        judged=[one.to_json() for one in judged(feature)],
+        output=feature.output,
+        reads=feature.reads,
+        does=feature.does,
         n_changes=len(atlas.notebook.history(feature.latent)),
     )
 

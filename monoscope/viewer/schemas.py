@@ -55,10 +55,13 @@ class FeaturePage(BaseModel):
 class Label(BaseModel):
     """What a latent is called, and how that was got.
 
-    method: "human", "llm", "rule" or null. f1, auc: of the rule on held-out documents, base: the
-    share of held-out tokens on which the latent fires. rule: the rule as data with its counts.
+    method: "human", "llm", "ngram", "rule" or null. f1, auc: of the rule or n-grams on held-out
+    documents, base: the share of held-out tokens on which the latent fires. rule: the rule as data
+    with its counts.
     explanation: a language model's words with their scores and evidence, used as the label or not;
-    under "llm", auc is its detection AUC and f1 is null.
+    under "llm", auc is its detection AUC and f1 is null. judged: every label and score there is, by
+    any method. output: what it writes when turned up; reads: its label's AUC, a human's left aside;
+    does: "reads", "writes", "both", "neither", or null where that is not known.
     """
 
     text: str | None
@@ -69,6 +72,10 @@ class Label(BaseModel):
     rule_text: str | None
     rule: dict[str, Any] | None
     explanation: dict[str, Any] | None
+    judged: list[dict[str, Any]]
+    output: dict[str, Any] | None
+    reads: float | None
+    does: str | None
     n_changes: int
 
 

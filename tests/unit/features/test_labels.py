@@ -294,7 +294,8 @@ def test_progress_counts_up_to_the_whole(
 def test_a_perfect_and_a_blind_rule() -> None:
     assert Score.from_counts(5, 5, 5, 100, mass=1).auc == 1.0
     assert Score.from_counts(0, 0, 5, 100, mass=0).auc == 0.5
-    blind = Score(5, 100, 100, 0.05, 1.0, 10 / 105, 0.5, 1.0)
+    assert Score.from_counts(2, 21, 5, 100, mass=0).specificity == pytest.approx(1 - 19 / 95)
+    blind = Score(5, 100, 100, 0.05, 1.0, 10 / 105, 0.5, 1.0, specificity=0.0)
     assert Score.from_counts(5, 100, 5, 100, mass=1.0) == blind
 
 

@@ -3,7 +3,7 @@
  * `viewer/grammar.py`, which says what the grammar is.
  */
 
-export const FIGURES = ["density", "max", "mean", "score", "auc", "fires"];
+export const FIGURES = ["density", "max", "mean", "score", "auc", "fires", "reads", "writes"];
 const FIELDS = ["label", "token", "logit", "lowers", "meta", "id", "list", "note"];
 const FLAGS = ["dead", "alive", "dense", "labelled", "unclear", "human"];
 const LEAST_SHARE = 0.1, MOST_TERMS = 32, MOST_IDS = 10_000;

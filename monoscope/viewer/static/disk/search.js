@@ -2,12 +2,12 @@
 import { QueryError, nearest, parse } from "./grammar.js";
 
 /** @typedef {{latent: number, label: string | null, label_method: string | null, label_f1: number | null, label_auc: number | null, n_active: number,
- *   density: number, peak: number, mean: number, interest: number, x: number | null, y: number | null, terms: [string, number, number][],
+ *   density: number, peak: number, mean: number, interest: number, x: number | null, y: number | null, reads: number | null, writes: number | null, terms: [string, number, number][],
  *   metas: [string, number][], lists: string[], note: string}} TableRow terms: text, tier (2 fires on, 1 raises, 0 lowers), hits */
 
-const FIGURES = /** @type {Record<string, keyof TableRow>} */ ({ density: "density", max: "peak", mean: "mean", score: "label_f1", auc: "label_auc", fires: "n_active" });
+const FIGURES = /** @type {Record<string, keyof TableRow>} */ ({ density: "density", max: "peak", mean: "mean", score: "label_f1", auc: "label_auc", fires: "n_active", reads: "reads", writes: "writes" });
 const SORTS = /** @type {Record<string, string>} */ ({ ...FIGURES, interest: "interest", relevance: "relevance", latent: "latent" });
-const NAMES = ["interest", "relevance", "latent", "density", "fires", "max", "mean", "score", "auc"]; // in the server's order
+const NAMES = ["interest", "relevance", "latent", "density", "fires", "max", "mean", "score", "auc", "reads", "writes"]; // in the server's order
 const TIERS = /** @type {Record<string, number>} */ ({ token: 2, logit: 1, lowers: 0 });
 const spaced = (/** @type {string} */ text) => " " + text.toLowerCase().replace(/[^\p{L}\p{N}]/gu, " ");
 const has = (/** @type {string | null} */ text, /** @type {string} */ part) => text !== null && text.toLowerCase().includes(part.toLowerCase());

@@ -119,7 +119,7 @@ function Chips({ q, box, onQ, onBox, children }) {
 const WAYS = [
   ["word", null, "in a label, in the tokens it fires on, in what it raises, in metadata"],
   ["token", null, "exactly this token"],
-  ["density", "density<1e-3", "also max, mean, score (F1), auc, fires; with < <= > >= ="],
+  ["density", "density<1e-3", "also max, mean, score (F1), auc, fires, reads (AUC), writes (nats); with < <= > >= ="],
   ["score", null, "labels that predict as well as that on held-out text"],
   ["logit", null, "raises this token; lowers: the other end; token: fires on it"],
   ["label", null, "in the label alone"],

@@ -32,7 +32,7 @@ export function bounds(q, name) {
   return [low, high];
 }
 
-const FIELD = /^-?((label|token|logit|lowers|meta|id|list|note):.|(density|max|mean|score|auc|fires)[<>=])/i;
+const FIELD = /^-?((label|token|logit|lowers|meta|id|list|note):.|(density|max|mean|score|auc|fires|reads|writes)[<>=])/i;
 const MARK = /^-?("|(dead|alive|dense|labelled|unclear|human)$)/i;
 
 /**

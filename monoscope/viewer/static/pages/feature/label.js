@@ -15,6 +15,7 @@ export function LabelHead({ feature, onLabel, children }) {
         <button id="edit-label" class="quiet pen" onClick=${() => setEditing(true)} aria-label="Edit the label" title="Edit the label (e)">✎</button></h1>`}
     <p class="sub"><span class="num">latent ${feature.latent}</span> · <${Source} label=${label} dead=${!feature.n_active} />
       ${label.n_changes > 0 && html` · <button class="linky" aria-expanded=${history} onClick=${() => setHistory(!history)}>history</button>`}</p>
+    <${Does} label=${label} />
     ${history && html`<${History} latent=${feature.latent} turn=${label.n_changes} rule=${label.rule_text} />`}
     <div class="row f-tools">${children}</div>
   </header>`;
@@ -26,9 +27,23 @@ function Source({ label, dead }) {
     return html`<span class="score">your label</span>${label.rule_text && html`<span>, the rule says ${visible(label.rule_text)} <${Scores} label=${label} /></span>`}`;
   }
   if (label.method === "llm") return html`<span>named by ${visible(label.explanation?.model || "a language model")} and judged by it on excerpts of held-out documents: <${Judged} told=${label.explanation} /></span>${label.rule_text && html`<span>; the rule says ${visible(label.rule_text)}</span>`}`;
+  if (label.method === "ngram") return html`<span>labelled by n-grams that fire it in the model, scored on documents they were not found in: <span class="tabular"><b>F1 ${two(label.f1)}</b>, AUC ${two(label.auc)}</span></span>${label.rule_text && html`<span>; the rule says ${visible(label.rule_text)}</span>`}`;
   if (!label.text && dead) return "nothing to label";
   if (!label.text) return "no label: it fired too rarely, or the atlas was not labelled (monoscope label)";
   return html`<span>labelled by rule (<${Rule} rule=${label.rule} />), scored on documents it was not chosen on: <${Scores} label=${label} /></span>`;
+}
+
+const two = (/** @type {number | null} */ value) => value === null || value === undefined ? "–" : value.toFixed(2);
+const HOW = /** @type {Record<string, string>} */ ({ rule: "rule", ngram: "n-grams", examples: "likeness to its examples", llm: "language model", judged: "judged label" });
+
+/** Whether it reads, writes or both, and how each method of labelling did, on one line. @param {{label: any}} props */
+function Does({ label }) {
+  const { output, judged } = label, shown = (judged || []).filter((/** @type {any} */ one) => one.auc !== null);
+  if (!output && !shown.length) return null;
+  const nats = output && output.writes !== null ? `${output.writes > 0 ? "+" : ""}${two(output.writes)} nats` : "not known";
+  return html`<p class="sub does tabular">
+    ${output && html`<span>does: <b>${label.does || "not known"}</b> (<span title="held-out AUC of its label; 0.70 and more reads">reads ${two(label.reads)}</span>, <span title=${`log of how much likelier the tokens it fires on become when it is turned up, against no edit and random directions; 0.5 and more writes. By its logit lens: ${two(output.lens)}; another feature's tokens: ${two(output.control)}`}>writes ${nats}</span>)${shown.length ? " · " : ""}</span>`}
+    ${shown.map((/** @type {any} */ one, /** @type {number} */ i) => html`<span key=${one.method} title=${`${one.text ? `${visible(one.text)}. ` : ""}Told apart: ${one.unit}s.${one.hard_auc === null ? "" : ` AUC against hard negatives ${two(one.hard_auc)}.`}${one.control === null ? "" : ` Control, another feature's label: ${two(one.control)}.`}`}>${i ? " · " : ""}${HOW[one.method]} AUC ${two(one.auc)}${one.sensitivity === null ? "" : ` (sensitivity ${two(one.sensitivity)}, specificity ${two(one.specificity)})`}</span>`)}</p>`;
 }
 
 /** @param {{label: any}} props */
