@@ -1,5 +1,6 @@
 # make demo    set up, then run the whole job on the embedded model
 # make test    set up, then lint, check types and layers, run the tests
+# make test-gpu-interpreter   the GPU's kernels in Triton's interpreter, no GPU needed (1 GB)
 # make test-peers   write and read files with the other libraries' own packages (7 GB of them)
 # make clean   remove .venv and caches; runs/ stays
 
@@ -9,11 +10,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test test-peers bench-peers clean
+.PHONY: help demo test test-gpu-interpreter test-peers bench-peers clean
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n 's/^# //p' Makefile | head -4
+	@sed -n 's/^# //p' Makefile | head -5
 	@echo "PYTHON=python3.12 make …   picks another interpreter (3.11 or newer)"
 
 demo: $(VENV)/.runs
@@ -62,6 +63,16 @@ $(VENV)/.front: $(VENV)/.python tests/viewer/package-lock.json
 	fi
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || \
 	  echo "no Chromium here: the page will not be tried in a browser (apt-get install chromium)"
+
+# Triton takes 1 GB on disk and serves these tests alone, so a directory of its own keeps it from the
+# rest. Where a GPU is, it is that which runs the kernels, and tests marked gpu run too.
+test-gpu-interpreter: $(VENV)/.tests .venv-triton/.ready
+	@PYTHONPATH=$(CURDIR)/.venv-triton $(BIN)/pytest -m 'not peers' tests/numerics/test_triton.py tests/unit/train/test_fixed.py
+.venv-triton/.ready: tests/numerics/triton.txt | $(VENV)/.runs
+	@echo "installing Triton in .venv-triton"
+	@rm -rf .venv-triton
+	@$(PIP) install --no-deps --target .venv-triton --requirement $<
+	@touch $@
 
 # Each other library has an environment of its own, with every version fixed; the tests here run
 # scripts in them and compare what comes back.

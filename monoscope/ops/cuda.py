@@ -21,7 +21,7 @@ from monoscope.ops.codes import SparseCodes
 from monoscope.ops.rowgrads import Factor
 
 TILE = 1024  # tokens whose [TILE, L] bf16 pre-activations exist at one time
-ROOM = 1024  # candidates a token may have before it is handed to the fp32 reference
+ROOM = 1280  # candidates a token may have, at least, before it is not proved
 WIDEST = 1024  # elements of a row that a program takes at a time
 GROUPS = 2048  # groups of latents whose largest ẑ is found together, at most
 BISECTIONS = 12  # halvings in the search for the k-th largest; a coarser cut only keeps more
@@ -192,7 +192,7 @@ class CudaEncoder(select.Encoder):
         x = x.detach().contiguous()
         x16, bias16 = x.bfloat16(), bias.bfloat16()
         margins = self._margins(x, x16, bias)
-        room = min(n_latents, ROOM if k is None else max(4 * k, ROOM) + 256)
+        room = min(n_latents, ROOM if k is None else max(4 * k, ROOM))
         groups = min(triton.next_power_of_2(max(n_latents // 8, 4 * (k or 1))), GROUPS)
         counts = torch.zeros(n_tokens, dtype=torch.int32, device=x.device)
         found = torch.zeros(n_tokens, room, dtype=torch.int32, device=x.device)
