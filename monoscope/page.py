@@ -10,6 +10,7 @@ from monoscope.visible import visible
 
 _W, _H, _PAD = 460, 180, 36  # of a plot, in SVG units
 _MARKS = 6  # kinds of points that a scatter tells apart
+_RIGHT = 0.6  # share of a scatter's width from which names stand to the left of their points
 
 _STYLE = """
 :root { color-scheme: light dark; --fg: #1d1d1f; --dim: #66666b; --bg: #ffffff; --line: #d8d8dc;
@@ -24,6 +25,8 @@ table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 .n td:not(:first-child), .n th:not(:first-child) { text-align: right; white-space: nowrap; }
+.n td:first-child, .n th:first-child { min-width: 8.5rem; overflow-wrap: break-word; }
+.n.w td, .n.w th { white-space: normal !important; }
 .wide { overflow-x: auto; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 18rem; }
 svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
@@ -55,11 +58,15 @@ def text(value: object) -> str:
     return escape(visible(str(value)))
 
 
-def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A table of text cells: the first column to the left, figures to the right."""
+def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, wrap: bool = False) -> str:
+    """A table of text cells: the first column to the left, figures to the right.
+
+    wrap: cells may break at their spaces, for tables that would be wider than the page.
+    """
+    kind = "n w" if wrap else "n"
     top = "".join(f"<th>{text(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table class="n"><tr>{top}</tr>{body}</table></div>'
+    return f'<div class="wide"><table class="{kind}"><tr>{top}</tr>{body}</table></div>'
 
 
 def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
@@ -146,7 +153,9 @@ def scatter(
         for x, y in (place(p) for p in held if all(map(math.isfinite, p))):
             where = f'cx="{x:.1f}" cy="{y:.1f}" r="4"'
             inner += f'<circle class="dot d{kind % _MARKS}" {where}><title>{text(name)}</title>'
-            inner += f"</circle>{_label(round(x + 6, 1), round(y - 4, 1), name)}"
+            late = x > _PAD + _RIGHT * (_W - 2 * _PAD)  # a name that would run out of the plot
+            at, anchor = (x - 6, "end") if late else (x + 6, "start")
+            inner += f"</circle>{_label(round(at, 1), round(y - 4, 1), name, anchor)}"
     inner += _label(4, _PAD - 22, f"{up}: {max(ys):.3g}") + _label(4, _H - _PAD + 4, f"{low:.3g}")
     inner += _label(_PAD, _H - 12, f"{left:.3g}")
     inner += _label(_W - _PAD, _H - 12, f"{across}: {max(xs):.3g}", anchor="end")

@@ -56,7 +56,7 @@ def _details(row: Row) -> list[str]:
     for table in tables(families):
         parts += [f"<h3>{page.text(table.title)}</h3>"]
         parts += [f'<p class="dim">{page.text(table.note)}</p>'] if table.note else []
-        parts.append(page.table(table.head, table.rows))
+        parts.append(page.table(table.head, table.rows, wrap=True))
     return [part for part in (*parts, *_skipped(families)) if part]
 
 

@@ -14,6 +14,7 @@ BASES = {
     "sae": "SAE", "random": "random SAE", "neurons": "neurons", "pca": "PCA", "mean": "mean",
 }  # fmt: skip
 """Columns, as they are headed."""
+_NBSP = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Table:
         """The table as Markdown, under a heading."""
         lines = [f"### {self.title}", "", self.note, ""] if self.note else [f"### {self.title}", ""]
         lines += [_line(self.head), "|" + "---|" * len(self.head), *map(_line, self.rows)]
-        return "\n".join(lines) + "\n"
+        return "\n".join(lines).replace(_NBSP, " ") + "\n"
 
 
 def tables(families: Mapping[str, Any]) -> Iterator[Table]:
@@ -49,13 +50,15 @@ def cell(value: Any, ci: Any = None, form: str = ".3f") -> str:
     if not isinstance(value, int | float):
         return "–"
     shown = format(value, form)
-    return f"{shown} ({ci[0]:{form}} to {ci[1]:{form}})" if ci else shown
+    # the interval may stand on a line of its own, but does not break
+    return f"{shown} ({ci[0]:{form}}{_NBSP}to{_NBSP}{ci[1]:{form}})" if ci else shown
 
 
-def _of(figures: Mapping[str, Any] | None, name: str, form: str = ".3f") -> str:
+def _of(figures: Mapping[str, Any] | None, name: str) -> str:
     """A figure and its interval from an object that holds figures and their "ci"."""
     if not figures:
         return "–"
+    form = ".1f" if name == "l0" else ".3f"
     return cell(figures.get(name), (figures.get("ci") or {}).get(name), form)
 
 
@@ -113,7 +116,7 @@ def _slices(families: Mapping[str, Any]) -> Iterator[Table]:
                     [f"{key} {value}", f"{methods['sae']['n_tokens']:,}"]
                     + [_of(methods.get("sae"), "fvu")]
                     + [_of({"fvu": methods.get(b, {}).get("fvu")}, "fvu") for b in list(BASES)[1:]]
-                    + [_of(methods.get("sae"), "l0", ".1f"), _of(inside, "delta_ce")]
+                    + [_of(methods.get("sae"), "l0"), _of(inside, "delta_ce")]
                     + [_of(inside, "kl")]
                 )
     if rows:
