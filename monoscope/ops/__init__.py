@@ -19,8 +19,8 @@ from monoscope.ops.select import Encoder
 __all__ = ["SparseCodes", "backend", "fast_path", "make_encoder"]
 
 GPU_PATH = (
-    "monoscope.ops.cuda (Triton): checked against the reference in Triton's interpreter on a CPU; "
-    "its speed, and a run on a GPU, are unmeasured"
+    "monoscope.ops.cuda (Triton): checked in Triton's interpreter and by its compiler, without a "
+    "GPU; its speed, and a run on a GPU, are unmeasured"
 )
 
 

@@ -68,7 +68,9 @@ def test_sparse_kernels_agree_with_fp64(
     n: int, latents: int, d: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda, "WIDEST", 4)  # rows in several pieces, the last not full
-    codes, w, g = _codes(n, latents, share), _random(latents, d, seed=1), _random(n, d, seed=2)
+    codes, w, g = _codes(n, latents, share), _random(latents + 1, d, seed=1), _random(n, d, seed=2)
+    w[latents] = torch.nan  # where an entry that holds nothing must not look
+    w = w[:latents]
     for given in (codes, _padded(codes, 9)):
         held = given.indices < latents
         y = decode.decode(_double(codes), w.double())
