@@ -82,3 +82,24 @@ def test_what_cannot_be_exported_is_refused(bench: Path, tmp_path: Path) -> None
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match="something else"):
         export_html(bench / "atlas", tmp_path / "mine")
+
+
+def test_a_broken_filter_and_a_passage_are_answered_without_a_server(
+    exported: Path, fresh: Callable[..., Page]
+) -> None:
+    page = fresh(base_url=None)
+    index = (exported / "index.html").as_uri()
+    page.goto(f"{index}#/?q=density%3C")
+    alert = page.locator(".atlas-list").get_by_role("alert")
+    expect(alert).to_contain_text("density is compared with no number")
+    expect(alert).to_contain_text("got density<; expected as in density>0.01")
+    page.goto(f"{index}#/?q=The+president+spoke+before+the+Congress.")
+    page.reload()
+    head = page.locator(".passage")
+    expect(head).to_contain_text("needs a running model")
+    expect(head).to_contain_text("An exported page has no model")
+    expect(head.get_by_role("link", name="in the lens")).to_be_visible()
+    page.goto(f"{index}#/?q=")
+    placeholder = page.locator("#search").get_attribute("placeholder") or ""
+    page.locator("#search").fill(placeholder)
+    expect(page.locator(".g-row.body").first).to_be_visible()
