@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monoscope.page import document, scatter, table, text
+from monoscope.page import document, table, text
+from monoscope.sweep.plot import STYLE
 
 _SHOWN = ("name", "d_sae", "k", "n_tokens", "fvu", "l0", "dead_fraction", "measured_on", "error")
 
 
-def render(rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any]) -> str:
-    """The page; told: what `Sweep.to_json` gives."""
+def render(rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any], drawn: Sequence[str]) -> str:
+    """The page; told: what `Sweep.to_json` gives.  drawn: the plots, as SVG."""
     done = [row for row in rows if row["status"] == "finished"]
-    by_size: dict[str, list[tuple[float, float]]] = {}
-    by_k: dict[str, list[tuple[float, float]]] = {}
-    for row in done:
-        named = f"{row['recipe']} " if len({r["recipe"] for r in done}) > 1 else ""
-        by_size.setdefault(f"{named}{row['d_sae']:,}", []).append((row["l0"], row["fvu"]))
-        group = "any" if row["k"] is None else f"{row['k']:g}"
-        by_k.setdefault(f"{named}L0 {group}", []).append((math.log2(row["d_sae"]), row["fvu"]))
     body = [
         f"<h1>{len(done)} SAEs on one pass</h1>",
-        '<div class="plots">',
-        scatter("FVU against L0, by d_sae", by_size, across="L0", up="FVU"),
-        scatter("FVU against d_sae, by L0", by_k, across="log2 d_sae", up="FVU"),
-        "</div>",
+        f"<style>{STYLE}</style>",
+        f'<div class="plots">{"".join(f"<figure>{panel}</figure>" for panel in drawn)}</div>',
         *_law(told),
         "<h2>Every run</h2>",
         table(_SHOWN, ([_cell(row[name]) for name in _SHOWN] for row in rows)),
@@ -47,6 +38,8 @@ def _law(told: Mapping[str, Any]) -> list[str]:
         ([name, f"{value:.3g}", *(f"{b:.3g}" for b in bounds.get(name, ()))]
          for name, value in law["parameters"].items()),
     ))  # fmt: skip
+    if law["no_irreducible"] is not None:
+        parts.append(f"<p>No irreducible term: {text(law['no_irreducible'])}.</p>")
     if advice is not None:
         low, high = advice["d_sae_interval"]
         beyond = "; this lies beyond what was swept" if advice["extrapolates"] else ""
@@ -55,6 +48,8 @@ def _law(told: Mapping[str, Any]) -> list[str]:
             f"{advice['d_sae']:,} ({low:,} to {high:,}) on {advice['n_tokens']:,} tokens, "
             f"FVU {advice['fvu']:.3f} expected{beyond}.</p>"
         )
+        if advice["at_bound"] is not None:
+            parts.append(f"<p><strong>{text(advice['at_bound'])}</strong></p>")
     elif told["no_advice"] is not None:
         parts.append(f"<p>{text(told['no_advice'])}</p>")
     return parts

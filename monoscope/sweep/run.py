@@ -20,13 +20,15 @@ from monoscope.locks import folder_lock
 from monoscope.sae.config import WITH_K
 from monoscope.sae.recipes import get_recipe
 from monoscope.sweep.page import render
+from monoscope.sweep.plot import panels, standalone
 from monoscope.sweep.scaling import Advice, Law, fit_law, flop_per_token, recommend
 from monoscope.train.grid import Run, train_many
 from monoscope.train.loop import Progress
 from monoscope.train.order import Order
 
 NOTE = "sweep.json"
-FILES = ("sweep.parquet", "sweep.csv", "sweep.html", "saes")
+PLOT = "scaling-law.svg"
+FILES = ("sweep.parquet", "sweep.csv", "sweep.html", PLOT, "saes")
 COLUMNS = pa.schema([
     ("name", pa.string()), ("recipe", pa.string()), ("d_sae", pa.int64()), ("k", pa.float64()),
     ("seed", pa.int64()), ("n_tokens", pa.int64()), ("status", pa.string()),
@@ -91,8 +93,9 @@ def sweep(
     measured on training data, and the table says so.
     resume: go on with the sweep in `out`; a larger grid keeps what is finished there.
 
-    Writes sweep.json, sweep.parquet and sweep.csv (one row an SAE), sweep.html (FVU against L0 and
-    d_sae), and saes/<name>/. An SAE whose training diverges is a row with its error.
+    Writes sweep.json, sweep.parquet and sweep.csv (one row an SAE), sweep.html (FVU against L0,
+    d_sae and tokens, with the law), its plots as scaling-law.svg, and saes/<name>/. An SAE whose
+    training diverges is a row with its error.
 
     Raises ConfigError, and what `train` raises.
     """
@@ -209,6 +212,10 @@ def _write(made: Sweep, folder: Path) -> None:
         pq.write_table(table, part)
     with atomic_path(folder / "sweep.csv") as part:
         pacsv.write_csv(table, part)
-    write_atomic(folder / "sweep.html", render(made.rows, made.to_json()))
+    done = [row for row in made.rows if row["status"] == "finished"]
+    drawn = panels(done, made.law) if done else []
+    write_atomic(folder / "sweep.html", render(made.rows, made.to_json(), drawn))
+    if drawn:
+        write_atomic(folder / PLOT, standalone(drawn))
     told = made.to_json() | {"status": "finished"}
     write_atomic(folder / NOTE, json.dumps(told, indent=1) + "\n")

@@ -59,6 +59,57 @@ def test_noisy_losses_over_tokens_stay_near_the_truth() -> None:
     assert low < law.parameters["beta_t"] < high
 
 
+@pytest.mark.parametrize("tokens", [(1e6,), (2.5e5, 1e6, 4e6)])
+def test_an_irreducible_loss_is_found_where_there_is_one(tokens: tuple[float, ...]) -> None:
+    n, k, t = grid(tokens)
+    loss = losses(n, k, t, len(tokens) > 1) + 0.15
+    law = fit_law(n, k, t, loss, bootstrap=0)
+    truth = TRUTH | {"irreducible": 0.15}
+    assert law.parameters == pytest.approx({p: truth[p] for p in law.parameters}, rel=1e-2)
+    assert list(law.parameters)[-1] == "irreducible" and law.no_irreducible is None
+    np.testing.assert_allclose(law.predict(n, k, t), loss, rtol=1e-4)
+    assert "+ irreducible" in law.to_json()["formula"]
+
+
+def test_an_irreducible_loss_is_claimed_no_oftener_than_chance_has_it() -> None:
+    """Noise alone makes the F test refuse E = 0 in one of twenty; where the law goes without, it
+    says how large E may be, and that holds the truth."""
+    n, k, t = grid((1e6,))
+    claimed, held = [], []
+    for seed in range(30):
+        noise = np.exp(np.random.default_rng(seed).normal(0, 0.02, len(n)))
+        law = fit_law(n, k, t, losses(n, k, t, False) * noise, bootstrap=0)
+        claimed.append("irreducible" in law.parameters)
+        law = fit_law(n, k, t, (losses(n, k, t, False) + 0.15) * noise, bootstrap=0)
+        if law.irreducible_up_to is not None:
+            assert "do not tell it from 0" in str(law.no_irreducible)
+            held.append(law.irreducible_up_to >= 0.15)
+    assert np.mean(claimed) < 0.2
+    assert len(held) > 3 and np.mean(held) > 0.8
+
+
+def test_two_sizes_cannot_show_an_irreducible_loss() -> None:
+    n, k, t = grid((1e6,))
+    two = n <= 2048
+    law = fit_law(n[two], k[two], t[two], losses(n, k, t, False)[two], bootstrap=0)
+    assert "irreducible" not in law.parameters and law.irreducible_up_to is None
+    assert law.no_irreducible is not None and "2 sizes" in law.no_irreducible
+
+
+@pytest.mark.parametrize(("budget", "side"), [(6e8, "smallest"), (1e12, None), (1e18, "largest")])
+def test_an_answer_on_the_bound_of_the_search_says_so(budget: float, side: str | None) -> None:
+    n, k, t = grid((1.25e5, 5e5, 2e6, 8e6))
+    law = fit_law(n, k, t, losses(n, k, t, True), bootstrap=5)
+    advice = recommend(law, budget, 8, d_in=57)
+    if side is None:
+        assert advice.at_bound is None
+    else:
+        assert advice.at_bound is not None and side in advice.at_bound and advice.extrapolates
+        end = 1024 / FURTHEST if side == "smallest" else 16384 * FURTHEST
+        assert advice.d_sae == pytest.approx(end, rel=0.01)
+    assert advice.to_json()["at_bound"] == advice.at_bound
+
+
 @pytest.mark.parametrize("budget", [3e14, 3e15])
 def test_the_budget_is_spent_where_the_loss_is_least(budget: float) -> None:
     n, k, t = grid((1.25e5, 5e5, 2e6, 8e6))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -62,7 +63,15 @@ def test_a_grid_becomes_a_table_a_page_and_a_law(store: ActivationStore, tmp_pat
     assert made.law is not None and made.law.has_tokens and made.law.n_points == 8
     assert made.advice is not None or made.no_advice is not None
     page = (tmp_path / "sweep.html").read_text()
-    assert page.count("<svg") == 2 and "<script" not in page and "http:" not in page
+    assert (
+        page.count("<svg") == 3
+        and page.count("<circle") == 12
+        and "<script" not in page
+        and "http:" not in page
+    )
+    drawn = ElementTree.parse(tmp_path / "scaling-law.svg").getroot()
+    assert len(drawn.findall("{*}svg")) == 3 and len(drawn.findall(".//{*}circle")) == 12
+    assert len(drawn.findall(".//{*}polyline")) == 6, "the law along each group's points"
     told = json.loads((tmp_path / "sweep.json").read_text())
     assert told["status"] == "finished" and told["rows"][-1]["name"] == row["name"]
 
