@@ -199,6 +199,15 @@ def test_ties_go_to_the_lowest_latents() -> None:
         assert codes.indices.reshape(3, 5).tolist() == [[0, 1, 2, 3, 40]] * 3
 
 
+def test_the_last_bit_decides() -> None:
+    """Values that bf16 cannot tell apart, in no order."""
+    steps = torch.randperm(30, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    w, b = (1 + steps * 2.0**-23)[:, None], torch.zeros(30, device=DEVICE)
+    codes, proved = cuda.CudaEncoder(w, b).fixed_topk(torch.ones(2, 1, device=DEVICE), 4)
+    best = sorted(steps.topk(4).indices.tolist())
+    assert bool(proved) and codes.indices.reshape(2, 4).tolist() == [best] * 2
+
+
 @pytest.mark.parametrize("recipe", ["topk", "matryoshka"])
 def test_a_whole_step_of_the_kernels(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Selection, losses, gradients and RowAdam: a fixed step by kernels beside a plain one."""
