@@ -219,6 +219,7 @@ def label(
     timeout: ask.Timeout = None,
     cache: ask.CacheDir = None,
     dry_run: ask.DryRun = False,
+    judge: ask.JudgeLabels = False,
     seed: opt.Seed = 0,
     device: opt.Device = None,
     as_json: opt.Json = False,
@@ -234,7 +235,7 @@ def label(
         latents = n = None  # said which features this method is for
     asked = ask.Asked(
         explainer_url, explainer_model, latents, n, n_items, n_control, answer_tokens, prompts,
-        price_in, price_out, max_cost, concurrency, rate, timeout, cache, dry_run, seed,
+        price_in, price_out, max_cost, concurrency, rate, timeout, cache, dry_run, judge, seed,
     )  # fmt: skip
     if method != methods.RULES:
         return methods.run(atlas, sae, store, wanted, asked, as_json)

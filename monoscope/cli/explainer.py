@@ -46,6 +46,7 @@ Concurrency = _flag("--concurrency", int | None, "questions at once. Default: 4.
 Rate = _flag("--rate", float | None, "most questions a minute. Default: no limit.", "N")
 Timeout = _flag("--timeout", float | None, "seconds to wait. Default: 120.", "S")
 CacheDir = _flag("--cache", str | None, "where answers are kept. Default: our cache.", "DIR")
+JudgeLabels = _flag("--judge", bool, "judge the labels there are, a person's too; explain nothing.")
 DryRun = _flag("--dry-run", bool, "estimate the cost and ask nothing.")
 
 
@@ -72,6 +73,7 @@ class Asked:
     timeout: float | None
     cache: str | None
     dry_run: bool
+    judge: bool
     seed: int
 
     def __post_init__(self) -> None:
@@ -144,7 +146,7 @@ def explain(atlas: str, sae: str, store: str, asked: Asked, as_json: bool) -> No
             held, loaded, acts, endpoint, latents, random_sae=random, prompts=prompts,
             budget=budget, journal=Journal(journal_path(folder, endpoint)), settings=settings,
             progress=bar.at, announce=lambda told: bar.note(forecast_line(told)),
-            dry_run=asked.dry_run,
+            dry_run=asked.dry_run, judge_labels=asked.judge,
         )  # fmt: skip
     (print_json if as_json else print_table)(summary)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from monoscope import cli
+from monoscope.cli import methods
 from monoscope.cli.explainer import parse_latents
 from monoscope.errors import ConfigError
 
@@ -35,6 +36,13 @@ def run(capsys, *args):
         ([*ASK, "--price-in", "1"], "belong together"),
         ([*ASK, "--prompts", "nowhere"], "the folder of prompts holds none"),
         (ASK, "atlas is not an atlas"),
+        (["--judge"], "needs its address and its name: got --judge"),
+        (["--method", "ngram"], "no such method of labelling: got 'ngram'"),
+        (["--method", "ngrams", "--n", "0"], "--n is out of range"),
+        (["--method", "ngrams", "--n", "3", "--latents", "1"], "--latents and --n"),
+        (["--method", "output", "--items", "3"], "needs its address and its name: got --items"),
+        ([*ASK, "--method", "similarity"], "are two ways"),
+        (["--method", "ngrams"], "atlas is not an atlas"),
     ],
 )
 def test_a_mistake_is_one_line(capsys, monkeypatch, tmp_path, args, said):
@@ -80,3 +88,23 @@ def test_flags_are_passed_on(capsys, monkeypatch, tmp_path):
     assert (endpoint.url, endpoint.timeout) == ("http://127.0.0.1:9/v1/chat/completions", 9)
     assert got["random_sae"].directions.shape == (8, 4) and got["random_sae"].k == 3
     assert got["journal"].path.parent == tmp_path
+
+
+@pytest.mark.parametrize("method", ["ngrams", "similarity", "output"])
+def test_a_method_gets_its_latents_and_prints_its_summary(capsys, monkeypatch, method):
+    got = {}
+
+    def do(atlas, sae, store, latents, wanted, bar):
+        got.update(latents=latents, wanted=wanted)
+        return {"method": wanted.method, "n_latents": len(latents)}
+
+    atlas = SimpleNamespace(require=int)
+    monkeypatch.setattr("monoscope.artifact.load_sae", lambda path: None)
+    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: None)
+    monkeypatch.setattr("monoscope.features.atlas.load_atlas", lambda path: atlas)
+    monkeypatch.setitem(methods._DO, method, do)
+    args = ["--method", method, "--latents", "4-6", "--model", "m", "--seed", "3", "--json"]
+    code, out, _ = run(capsys, *args)
+    assert (code, json.loads(out)) == (0, {"method": method, "n_latents": 3})
+    assert got["latents"] == [4, 5, 6]
+    assert (got["wanted"].model, got["wanted"].seed) == ("m", 3)

@@ -60,7 +60,10 @@ class Settings:
 
 @dataclass
 class Case:
-    """One latent on its way: what it is explained from, what it is tested on, how it did."""
+    """One latent on its way: what it is explained from, what it is tested on, how it did.
+
+    given: a label that is judged as it stands; None where the model is to explain first.
+    """
 
     latent: int
     evidence: Evidence
@@ -69,6 +72,7 @@ class Case:
     judged: list[tuple[Item, float]] = field(default_factory=list)
     shuffled: list[tuple[Item, float]] = field(default_factory=list)
     n_failed: int = 0
+    given: str | None = None
 
 
 def forecast(
@@ -78,6 +82,8 @@ def forecast(
     texts: list[int] = []
     n_out = 0
     for case in cases:
+        if case.given is not None:
+            continue
         texts.append(_length(prompts, "explain", excerpts=case.evidence.excerpts))
         n_out += _OUT_EXPLAIN
     again = [case.exam.detect for case in shuffled[: settings.n_control]]

@@ -25,11 +25,12 @@ from monoscope.features.explain.journal import Journal
 from monoscope.features.explain.judge import Judge
 from monoscope.features.explain.plan import Case, Settings, forecast, latent_cases, random_cases
 from monoscope.features.explain.prompts import Prompts
-from monoscope.features.explain.summary import summarise, table_row
+from monoscope.features.explain.summary import judgement, summarise, table_row
 from monoscope.features.explain.table import save
 from monoscope.features.explain.windows import Encoder
 from monoscope.features.labels import check_same
 from monoscope.features.schema import EXPLAINED
+from monoscope.features.side import merge_rows, write_summary
 from monoscope.files import write_atomic
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from monoscope.sae.model import SAE
 
 Progress = Callable[[int, int], None]
+JUDGED = "judgements"
 
 
 def explain(
@@ -55,6 +57,7 @@ def explain(
     progress: Progress | None = None,
     announce: Callable[[dict[str, Any]], None] | None = None,
     dry_run: bool = False,
+    judge_labels: bool = False,
 ) -> dict[str, Any]:
     """Explain latents, judge the explanations, write table, labels and summary; the summary.
 
@@ -62,6 +65,9 @@ def explain(
     so. announce is told the estimated bill before anything is asked; dry_run: the summary is that
     bill, and nothing is asked. What `journal` holds is not
     asked again, so a run that was killed goes on.
+    judge_labels: judge the labels that are there, a person's first, and explain nothing; what
+    they earn is kept in the table `judgements` and changes no label. Latents without a label are
+    left out, and there is no random control, which would have to be explained.
 
     Raises MismatchError if atlas, SAE and store do not belong together; LatentError; ConfigError
     if the estimate exceeds the budget; EndpointError if the endpoint fails or the budget is spent;
@@ -70,7 +76,12 @@ def explain(
     prompts, budget, settings = prompts or Prompts(), budget or Budget(), settings or Settings()
     check_same(atlas, sae, store)
     wanted = [atlas.require(latent) for latent in dict.fromkeys(latents)]
+    if judge_labels:
+        given, random_sae = given_labels(atlas, wanted), None
+        wanted = [latent for latent in wanted if latent in given]
     cases = latent_cases(atlas, sae, store, wanted, settings)
+    for case in cases if judge_labels else ():
+        case.given = given[case.latent][0]
     random = random_cases(random_sae, store, settings)
     expected = forecast([*cases, *random], cases, prompts, settings)
     if announce is not None:
@@ -82,12 +93,27 @@ def explain(
     judge = Judge(endpoint, prompts, kept, budget, settings.answer_tokens)
     _work(judge, cases, random, settings, progress)
     rows = [table_row(case, endpoint.model) for case in cases]
-    n_labelled = save(atlas, rows, floor=settings.floor)
     summary = summarise(judge, cases, random, settings, expected)
-    summary |= {"build": atlas.manifest["build"], "n_labelled": n_labelled}
     summary["control"]["random_sae"]["given"] = random_sae is not None
+    if judge_labels:
+        merge_rows(atlas, JUDGED, [judgement(row, *given[row["latent"]]) for row in rows])
+        summary |= {"method": "judge", "build": atlas.manifest["build"]}
+        write_summary(atlas, JUDGED, summary)
+        return summary
+    n_labelled = save(atlas, rows, floor=settings.floor)
+    summary |= {"build": atlas.manifest["build"], "n_labelled": n_labelled}
     write_atomic(Path(atlas.folder) / EXPLAINED, json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def given_labels(atlas: Atlas, latents: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """The label of each latent that has a clear one, as the pages show it, and who gave it."""
+    found = {latent: atlas.feature(latent) for latent in latents}
+    return {
+        latent: (f.label, f.label_method or "")
+        for latent, f in found.items()
+        if f.label and not f.label.startswith("unclear")
+    }
 
 
 def pick(atlas: Atlas, n: int, seed: int) -> list[int]:
@@ -170,7 +196,7 @@ def in_parallel(tasks: Sequence[Callable[[], None]], n: int) -> None:
 def _examine(judge: Judge, case: Case, count: _Count) -> None:
     if not case.evidence.n:
         return count.add(1 + case.exam.n_calls)
-    case.explanation = judge.explain(case.evidence.excerpts)
+    case.explanation = case.given or judge.explain(case.evidence.excerpts)
     count.add(1)
     if case.explanation is None:
         case.n_failed += 1

@@ -59,6 +59,13 @@ def table_row(case: Case, model: str) -> dict[str, Any]:
     }
 
 
+def judgement(row: dict[str, Any], label: str, method: str) -> dict[str, Any]:
+    """A row of the table `judgements`: what a label that was there, and by whom, was judged to be
+    worth."""
+    figures = {k: v for k, v in row.items() if k not in ("explanation", "n_excerpts")}
+    return figures | {"label": label, "label_method": method}
+
+
 def summarise(
     judge: Judge, cases: list[Case], random: list[Case], settings: Settings, expected: Usage
 ) -> dict[str, Any]:
