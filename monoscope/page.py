@@ -26,7 +26,8 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
 .n td:not(:first-child), .n th:not(:first-child) { text-align: right; white-space: nowrap; }
 .n td:first-child, .n th:first-child { min-width: 8.5rem; overflow-wrap: break-word; }
-.n.w td, .n.w th { white-space: normal !important; }
+.n.w td, .n.w th { white-space: normal !important; overflow-wrap: normal; }
+.n.w span { white-space: nowrap; }
 .wide { overflow-x: auto; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 18rem; }
 svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
@@ -61,12 +62,20 @@ def text(value: object) -> str:
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], *, wrap: bool = False) -> str:
     """A table of text cells: the first column to the left, figures to the right.
 
-    wrap: cells may break at their spaces, for tables that would be wider than the page.
+    wrap: cells may break at their spaces, though not inside brackets at their end, for tables that
+    would be wider than the page.
     """
     kind = "n w" if wrap else "n"
+    rows = [[_whole(text(cell)) if wrap else text(cell) for cell in row] for row in rows]
     top = "".join(f"<th>{text(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="wide"><table class="{kind}"><tr>{top}</tr>{body}</table></div>'
+
+
+def _whole(cell: str) -> str:
+    """HTML whose brackets at the end, an interval, stay on one line."""
+    start, bracket, rest = cell.partition(" (")
+    return f"{start} <span>({rest}</span>" if bracket and rest.endswith(")") else cell
 
 
 def curve(title: str, points: Sequence[tuple[float, float]]) -> str:

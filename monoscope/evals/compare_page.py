@@ -13,8 +13,10 @@ from monoscope.evals.tables import tables
 
 def render(rows: Sequence[Row]) -> str:
     """The page; each SAE's baselines stand beside it, and intervals behind the figures."""
-    body = ["<h1>monoscope: SAEs compared</h1>", _overview(rows), "<h2>Trade-offs</h2>"]
-    body += ['<div class="plots">', *(_front(rows, *pair) for pair in compare.FRONTS), "</div>"]
+    body = ["<h1>monoscope: SAEs compared</h1>", _overview(rows)]
+    fronts = [front for pair in compare.FRONTS if (front := _front(rows, *pair))]
+    if fronts:
+        body += ["<h2>Trade-offs</h2>", '<div class="plots">', *fronts, "</div>"]
     for row in rows:
         body += [f"<h2>{page.text(row.name)}</h2>", *_details(row)]
     return page.document("monoscope: SAEs compared", [part for part in body if part])
@@ -33,7 +35,7 @@ def _overview(rows: Sequence[Row]) -> str:
 
 
 def _front(rows: Sequence[Row], across: str, up: str) -> str:
-    """A scatter of the SAEs that have both figures, with the front; nothing without any."""
+    """A scatter of the SAEs that have both figures, with the front; nothing for a lone one."""
     x, y = compare.column(across), compare.column(up)
     held = {
         r.name: (r.figures[across], r.figures[up])
@@ -41,7 +43,7 @@ def _front(rows: Sequence[Row], across: str, up: str) -> str:
         if r.figures[across] is not None and r.figures[up] is not None
     }
     points = {name: (float(a or 0), float(b or 0)) for name, (a, b) in held.items()}
-    if not points:
+    if len(points) < 2:
         return ""
     flat = list(points.values())
     best = compare.front(flat, (x.less is not False, y.less is not False))

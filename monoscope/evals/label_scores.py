@@ -22,10 +22,12 @@ from monoscope.evals.material import Material
 from monoscope.evals.probes import mean_over
 from monoscope.files import sha256_file
 
-VERSION = 3
+VERSION = 4
 _NO_SCORES = ("label_base",)  # a share of tokens, not a judgement of the label
 _TABLE, _ABOUT, _SUMMARY = "features.parquet", "atlas.json", "labels.json"
 _EXPLAINED, _BY_MODEL = "explanations.json", "llm"
+_BESIDE = ("ngrams", "similarity", "outputs", "judgements")  # further methods' summaries
+_UNTOLD = ("build", "schema_version", "settings", "url", "cost", "estimated", "spent", "reused")
 _TOLD = ("model", "n_latents", "n_explained", "n_scored", "auc", "control", "n_failed", "failures")
 
 
@@ -33,7 +35,8 @@ def depends(material: Material) -> Figures:
     """The atlas's labels as they are now."""
     if material.atlas is None:
         return {"atlas": None}
-    held = [material.atlas / name for name in (_TABLE, _SUMMARY, _EXPLAINED)]
+    further = [f"{name}.json" for name in _BESIDE]
+    held = [material.atlas / name for name in (_TABLE, _SUMMARY, _EXPLAINED, *further)]
     return {"atlas": [sha256_file(path) for path in held if path.exists()]}
 
 
@@ -64,20 +67,22 @@ def run(material: Material) -> Figures:
     summary = folder / _SUMMARY
     if summary.exists():
         out["control"] = json.loads(summary.read_text(encoding="utf-8")).get("control")
-    out["explanations"] = _explanations(folder)
+    told = _told(folder, _EXPLAINED)
+    out["explanations"] = None if told is None else {name: told[name] for name in _TOLD}
+    for name in _BESIDE:
+        told = _told(folder, f"{name}.json")
+        out[name] = told and {k: value for k, value in told.items() if k not in _UNTOLD}
     return out
 
 
-def _explanations(folder: Path) -> Figures | None:
-    """What the last run that asked a language model found, if it was of this very atlas."""
-    path = folder / _EXPLAINED
+def _told(folder: Path, name: str) -> Figures | None:
+    """The summary of a method's last run with its controls, if it was of this very atlas."""
+    path = folder / name
     if not path.exists():
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
+    told: Figures = json.loads(path.read_text(encoding="utf-8"))
     about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-    if told.get("build") != about.get("build"):
-        return None
-    return {name: told[name] for name in _TOLD}
+    return told if told.get("build") == about.get("build") else None
 
 
 def check_atlas(folder: Path, weights: str) -> None:

@@ -14,7 +14,6 @@ BASES = {
     "sae": "SAE", "random": "random SAE", "neurons": "neurons", "pca": "PCA", "mean": "mean",
 }  # fmt: skip
 """Columns, as they are headed."""
-_NBSP = "\u00a0"
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Table:
         """The table as Markdown, under a heading."""
         lines = [f"### {self.title}", "", self.note, ""] if self.note else [f"### {self.title}", ""]
         lines += [_line(self.head), "|" + "---|" * len(self.head), *map(_line, self.rows)]
-        return "\n".join(lines).replace(_NBSP, " ") + "\n"
+        return "\n".join(lines) + "\n"
 
 
 def tables(families: Mapping[str, Any]) -> Iterator[Table]:
@@ -50,8 +49,7 @@ def cell(value: Any, ci: Any = None, form: str = ".3f") -> str:
     if not isinstance(value, int | float):
         return "–"
     shown = format(value, form)
-    # the interval may stand on a line of its own, but does not break
-    return f"{shown} ({ci[0]:{form}}{_NBSP}to{_NBSP}{ci[1]:{form}})" if ci else shown
+    return f"{shown} ({ci[0]:{form}} to {ci[1]:{form}})" if ci else shown
 
 
 def _of(figures: Mapping[str, Any] | None, name: str) -> str:
