@@ -174,7 +174,7 @@ class JumpRelu(Rule):
     """f = z·1[z > θ] with a trained θ_i ≥ 0 a latent, in fp32 (Rajamanoharan 2024, eq. 3)."""
 
     def leaves(self, d_sae: int) -> dict[str, Tensor]:
-        return {"threshold": torch.zeros(d_sae)}
+        return {"threshold": torch.zeros(d_sae, dtype=torch.float32)}
 
     def choose(self, sae: SAE, x: Tensor, k: int | None) -> SparseCodes:
         return above(sae.encoder(), x, sae.threshold.detach())
@@ -203,7 +203,7 @@ class Gated(Rule):
     """
 
     def leaves(self, d_sae: int) -> dict[str, Tensor]:
-        return {"b_mag": torch.zeros(d_sae), "r_mag": torch.zeros(d_sae)}
+        return {name: torch.zeros(d_sae, dtype=torch.float32) for name in ("b_mag", "r_mag")}
 
     def choose(self, sae: SAE, x: Tensor, k: int | None) -> SparseCodes:
         return above(sae.encoder(), x, sae.threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -41,21 +42,23 @@ class SAE(nn.Module):
         self.config = config
         self.provenance: dict[str, Any] = provenance or {}
         self.rule: Rule = rule_of(config.activation, config.hidden)
+        # Outright: a model that loads on another thread changes torch's default dtype meanwhile.
+        zeros = partial(torch.zeros, dtype=torch.float32)
         inner = config.hidden[-1] if config.hidden else config.d_in
-        self.W_enc = nn.Parameter(torch.zeros(config.d_sae, inner))
-        self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
-        self.W_dec = nn.Parameter(torch.zeros(config.d_sae, inner))
-        self.b_dec = nn.Parameter(torch.zeros(config.d_in))
+        self.W_enc = nn.Parameter(zeros(config.d_sae, inner))
+        self.b_enc = nn.Parameter(zeros(config.d_sae))
+        self.W_dec = nn.Parameter(zeros(config.d_sae, inner))
+        self.b_dec = nn.Parameter(zeros(config.d_in))
         leaves = self.rule.leaves(config.d_sae)
         if "threshold" not in leaves:
-            self.register_buffer("threshold", torch.zeros((), dtype=torch.float32))
+            self.register_buffer("threshold", zeros(()))
         for name, value in leaves.items():
             self.register_parameter(name, nn.Parameter(value))
         widths = list(pairwise((config.d_in, *config.hidden)))
-        self.in_weights = nn.ParameterList(torch.zeros(out, into) for into, out in widths)
-        self.in_biases = nn.ParameterList(torch.zeros(out) for _, out in widths)
-        self.out_weights = nn.ParameterList(torch.zeros(out, into) for into, out in widths[::-1])
-        self.out_biases = nn.ParameterList(torch.zeros(out) for _, out in widths[::-1])
+        self.in_weights = nn.ParameterList(zeros(out, into) for into, out in widths)
+        self.in_biases = nn.ParameterList(zeros(out) for _, out in widths)
+        self.out_weights = nn.ParameterList(zeros(out, into) for into, out in widths[::-1])
+        self.out_biases = nn.ParameterList(zeros(out) for _, out in widths[::-1])
         self._encoder: tuple[tuple[float, ...], Encoder] | None = None
 
     @property

@@ -38,6 +38,17 @@ def test_thresholds_stay_float32_in_any_precision(activation: str) -> None:
     assert low.double().threshold.dtype == torch.float64
 
 
+@pytest.mark.parametrize("activation", ["jumprelu", "gated"])
+def test_a_new_sae_is_float32_while_a_model_loads_in_another_precision(activation: str) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # as transformers does, on whichever thread it loads
+    try:
+        sae = SAE(SAEConfig(d_in=8, d_sae=24, activation=activation, hidden=()))  # type: ignore[arg-type]
+    finally:
+        torch.set_default_dtype(before)
+    assert {leaf.dtype for leaf in sae.state_dict().values()} == {torch.float32}
+
+
 def test_encode_takes_another_k_for_topk_alone() -> None:
     sae, x = _sae("topk", 3), _x()
     assert int(sae.encode(x).l0.max()) == 3
