@@ -19,8 +19,9 @@ class Judged:
     method: "rule", "ngram", "llm" (a language model's words and its own judgement), "judged" (a
     label there was, judged by a language model) or "examples" (likeness to examples; no words).
     sensitivity: yes where the latent fires; specificity: no where it is silent. auc: ½ for chance.
-    control: the same with another latent's label. by: the model that judged. unit: "token" or
-    "window", what is told apart.
+    control: the same with another latent's label. hard_auc: against tokens or windows on which its
+    neighbours fire; fuzzing_auc: of telling its own marked tokens from others. by: the model that
+    judged. unit: "token" or "window", what is told apart.
     """
 
     method: str
@@ -33,6 +34,7 @@ class Judged:
     f1: float | None = None
     r: float | None = None
     hard_auc: float | None = None
+    fuzzing_auc: float | None = None
     by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def lines(feature: Feature) -> list[str]:
             f"{name} {value:.2f}"
             for name, value in (
                 ("r", one.r), ("F1", one.f1), ("AUC", one.auc), ("hard negatives", one.hard_auc),
+                ("fuzzing", one.fuzzing_auc),
                 ("sensitivity", one.sensitivity), ("specificity", one.specificity),
                 ("control", one.control),
             )
@@ -118,7 +121,7 @@ def _asked(method: str, row: Mapping[str, Any] | None, words: str) -> Judged | N
     return Judged(
         method, row[words], "window", row["detection_auc"], row["detection_sensitivity"],
         row["detection_specificity"], control=row["shuffled_auc"], hard_auc=row["contrast_auc"],
-        by=row["model"],
+        fuzzing_auc=row["fuzzing_auc"], by=row["model"],
     )  # fmt: skip
 
 

@@ -79,10 +79,15 @@ def test_scores_of_rules_and_of_language_models_are_not_mixed(tmp_path: Path):
     (tmp_path / "atlas.json").write_text(json.dumps(about), "utf-8")
     told = dict.fromkeys(label_scores._TOLD, 1) | {"build": "b"}
     (tmp_path / "explanations.json").write_text(json.dumps(told), "utf-8")
-    material = SimpleNamespace(atlas=tmp_path, weights="h")
+    material = SimpleNamespace(atlas=tmp_path, weights="h", bootstrap=50, seed=0)
     found = label_scores.run(material)
     assert found["scores"]["label_auc"]["median"] == 0.6
     assert found["methods"] == {"llm": 1, "rule": 1}
-    assert found["explanations"]["auc"] == 1
+    assert found["explanations"]["auc"] == 1 and found["ngrams"] is None
+    kept = {"median_r": 0.5, "build": told["build"], "settings": {}}
+    (tmp_path / "ngrams.json").write_text(json.dumps(kept), "utf-8")
+    assert label_scores.run(material)["ngrams"] == {"median_r": 0.5}
+    (tmp_path / "ngrams.json").write_text(json.dumps(kept | {"build": "old"}), "utf-8")
+    assert label_scores.run(material)["ngrams"] is None
     (tmp_path / "explanations.json").write_text(json.dumps(told | {"build": "old"}), "utf-8")
     assert label_scores.run(material)["explanations"] is None

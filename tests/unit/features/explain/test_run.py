@@ -203,7 +203,8 @@ def test_what_people_and_rules_said_stays(atlas, store):
     assert (river.label, river.rule_label) == ("the word river", None)
     assert after.feature(DEAD).explanation is None
     page = shown(wine)
-    assert "detection 1.00, contrast 1.00, fuzzing 1.00" in page and "language model" in page
+    assert "named by judge: AUC 1.00, hard negatives 1.00, fuzzing 1.00" in page
+    assert "sensitivity 1.00, specificity 1.00" in page and "language model" in page
     # A judge who is no good takes the label back; the rule's returns with its scores.
     asked(after, store, Script(verdict=lambda truth, text: int(not truth)))
     back = load_atlas(atlas.folder).feature(1)
