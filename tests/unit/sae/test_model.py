@@ -43,7 +43,7 @@ def test_a_new_sae_is_float32_while_a_model_loads_in_another_precision(activatio
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)  # as transformers does, on whichever thread it loads
     try:
-        sae = SAE(SAEConfig(d_in=8, d_sae=24, activation=activation))  # type: ignore[arg-type]
+        sae = SAE(SAEConfig(d_in=8, d_sae=24, activation=activation, k=None))  # type: ignore[arg-type]
     finally:
         torch.set_default_dtype(before)
     assert {leaf.dtype for leaf in sae.state_dict().values()} == {torch.float32}
