@@ -8,6 +8,7 @@ from typing import Literal
 from monoscope.sae.config import Activation, require_one_of
 from monoscope.sae.normalise import Normalisation
 
+LR_OF_SHORT_RUNS = 6e-3  # beyond it latents die faster than AuxK revives them
 _MATRYOSHKA = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1.0)
 
 
@@ -19,12 +20,14 @@ class Recipe:
     reconstruction, sparsity, auxiliary: the loss terms (losses.py).  decoder: "unit" keeps rows at
     norm 1, "free" leaves them.  resample: restart dead latents (Bricken 2023).
     rows: decoder rows start as random directions or as data points; init_norm: their norm.
+    whitening: rows from data points are multiplied by C^(−whitening/2), C the data's covariance.
     start_l0: latents a token that fire at the start, by biases or thresholds fitted to the data;
     None leaves them at 0.  bottleneck: d_sae must be smaller than d_in.
 
     Defaults of settings (TrainConfig says what each is); None: does not go with the recipe.
     threshold_lr: how much faster jumprelu's thresholds learn than the rest.
-    lr is for d_sae = 4096 where lr_by_width scales it by √(4096 / d_sae).
+    lr is for d_sae = 4096 where lr_by_width scales it by √(4096 / d_sae), and for lr_steps steps or
+    more; a shorter run gets more, see `default_lr`.
     """
 
     paper: str
@@ -35,6 +38,7 @@ class Recipe:
     decoder: Literal["unit", "free"] = "unit"
     resample: bool = False
     rows: Literal["data", "random"] = "data"
+    whitening: float = 0.0
     init_norm: float = 1.0
     start_l0: float | None = None
     bottleneck: bool = False
@@ -42,6 +46,7 @@ class Recipe:
     normalisation: Normalisation = "mean_norm"
     lr: float
     lr_by_width: bool = True
+    lr_steps: int | None = None
     threshold_lr: float = 1.0
     warmup_fraction: float = 0.02
     decay_fraction: float
@@ -58,6 +63,18 @@ class Recipe:
     grad_clip: float | None = None
     adam_eps: float = 6.25e-10
     adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+
+    def default_lr(self, d_sae: int, n_steps: int) -> float:
+        """lr for this many latents and steps.
+
+        lr · √(4096 / d_sae) · √(lr_steps / n_steps), the last factor only for runs shorter than
+        lr_steps and only up to LR_OF_SHORT_RUNS.
+        """
+        lr = self.lr * ((4096 / d_sae) ** 0.5 if self.lr_by_width else 1.0)
+        if self.lr_steps is None or n_steps >= self.lr_steps:
+            return lr
+        return max(lr, min(lr * (self.lr_steps / max(1, n_steps)) ** 0.5, LR_OF_SHORT_RUNS))
 
 
 RECIPES: dict[str, Recipe] = {
@@ -68,8 +85,11 @@ RECIPES: dict[str, Recipe] = {
         auxiliary="auxk",
         auxk_coefficient=1 / 32,
         k_anneal_fraction=0.0,
+        whitening=0.5,
         lr=2e-3,
+        lr_steps=2100,
         decay_fraction=0.8,
+        adam_beta2=0.99,
     ),
     "batchtopk": Recipe(
         paper="Bussmann et al. 2024, BatchTopK sparse autoencoders, arXiv 2412.06410",
@@ -78,8 +98,11 @@ RECIPES: dict[str, Recipe] = {
         auxiliary="auxk",
         auxk_coefficient=1 / 32,
         k_anneal_fraction=0.0,
+        whitening=0.5,
         lr=2e-3,
+        lr_steps=2100,
         decay_fraction=0.8,
+        adam_beta2=0.99,
     ),
     "matryoshka": Recipe(
         paper="Bussmann et al. 2025, Learning multi-level features with Matryoshka sparse "
@@ -90,8 +113,11 @@ RECIPES: dict[str, Recipe] = {
         auxiliary="auxk",
         auxk_coefficient=1 / 32,
         k_anneal_fraction=0.0,
+        whitening=0.5,
         lr=2e-3,
+        lr_steps=2100,
         decay_fraction=0.8,
+        adam_beta2=0.99,
     ),
     "jumprelu": Recipe(
         paper="Rajamanoharan et al. 2024, Jumping ahead, arXiv 2407.14435",

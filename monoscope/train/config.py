@@ -144,7 +144,7 @@ class TrainConfig:
             for name in (*_OF_SOME, "warmup_fraction", "decay_fraction", "normalisation")
         }
         defaults |= {
-            "lr": recipe.lr * ((4096 / sae.d_sae) ** 0.5 if recipe.lr_by_width else 1.0),
+            "lr": recipe.default_lr(sae.d_sae, self.n_tokens // self.batch_size),
             "grad_clip": recipe.grad_clip,
             # 10M tokens (Gao 2024) for long runs, a tenth of a short one
             "dead_after_tokens": max(1, min(10_000_000, self.n_tokens // 10)),

@@ -59,11 +59,25 @@ def _initialise_rows(sae: SAE, centred: Tensor, recipe: Recipe, generator: torch
         picks = torch.randint(centred.shape[0], (sae.d_sae,), generator=generator)
         if sae.d_sae <= centred.shape[0]:
             picks = torch.randperm(centred.shape[0], generator=generator)[: sae.d_sae]
-        points = centred[picks]
+        points = whitened(centred, recipe.whitening)[picks]
         rows = points / points.norm(dim=1, keepdim=True).clamp_min(1e-6) + NOISE * rows
         rows /= rows.norm(dim=1, keepdim=True)
     sae.W_dec.copy_(rows * recipe.init_norm)
     sae.W_enc.copy_(sae.W_dec)
+
+
+def whitened(centred: Tensor, power: float) -> Tensor:
+    """centred [N, D] times C^(−power/2), C = centredᵀ centred / N; at power 0 the same.
+
+    The largest few principal directions hold most of the variance, so data points are much alike;
+    with their lengths evened out, rows made of them are not, and fewer latents die.
+    """
+    if power == 0:
+        return centred
+    covariance = (centred.T @ centred / max(1, len(centred))).double()
+    values, vectors = torch.linalg.eigh(covariance)
+    values = values.clamp_min(float(values[-1].clamp_min(1e-12)) * 1e-6)
+    return centred @ ((vectors * values.pow(-power / 2)) @ vectors.T).float()
 
 
 def _initialise_dense(sae: SAE, generator: torch.Generator) -> None:

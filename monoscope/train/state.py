@@ -57,7 +57,8 @@ class TrainState:
         groups: list[dict[str, Any]] = [{"params": slow, "lr_scale": 1.0}]
         if isinstance(sae.threshold, torch.nn.Parameter):
             groups.append({"params": [sae.threshold], "lr_scale": recipe.threshold_lr})
-        optimizer = RowAdam(groups, lr=lr, eps=recipe.adam_eps, betas=(recipe.adam_beta1, 0.999))
+        betas = recipe.adam_beta1, recipe.adam_beta2
+        optimizer = RowAdam(groups, lr=lr, eps=recipe.adam_eps, betas=betas)
         last_fired = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)
         generator = torch.Generator().manual_seed(seed)
         return cls(sae, optimizer, inputs, last_fired, generator)

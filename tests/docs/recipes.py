@@ -25,8 +25,9 @@ DEFAULTS = (
     "decay_fraction",
     "grad_clip",
     "adam_beta1",
+    "adam_beta2",
 )
-QUIET = {"threshold_lr": 1.0, "adam_beta1": 0.9, "k_anneal_fraction": 0.0}
+QUIET = {"threshold_lr": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "k_anneal_fraction": 0.0}
 
 
 def tables() -> str:
@@ -60,9 +61,12 @@ def _defaults(row: Recipe) -> list[str]:
         factor = " × k" if name == "k_start" else ""
         told.append(f"{name} {shown:g}{factor}" if isinstance(shown, float) else f"{name} {shown}")
     start = f"rows from {row.rows}" + (f", norm {row.init_norm:g}" if row.init_norm != 1 else "")
+    start += f", whitened {row.whitening:g}" if row.whitening else ""
     if row.start_l0:
         start += f", L0 {row.start_l0:g}"
-    return [f"{row.lr:g}" + (" × √(4096/d_sae)" if row.lr_by_width else ""), start, ", ".join(told)]
+    lr = f"{row.lr:g}" + (" × √(4096/d_sae)" if row.lr_by_width else "")
+    lr += f", × √({row.lr_steps:,}/steps) below {row.lr_steps:,} steps" if row.lr_steps else ""
+    return [lr, start, ", ".join(told)]
 
 
 def _table(rows: list[list[str]]) -> str:

@@ -89,6 +89,25 @@ def test_every_recipe_fills_in_what_it_needs_and_survives_a_round_trip(recipe: s
     assert shape.d_sae == (1 if row.bottleneck else 4096)
 
 
+@pytest.mark.parametrize(
+    ("d_sae", "n_steps", "lr"),
+    [
+        (4096, 2100, 2e-3),
+        (4096, 50_000, 2e-3),
+        (4096, 525, 4e-3),  # a quarter of the steps, twice the rate
+        (16_384, 525, 2e-3),
+        (4096, 50, 6e-3),  # no more than that
+        (256, 50, 8e-3),  # and no less than what the width says
+    ],
+)
+def test_a_short_run_takes_larger_steps(d_sae: int, n_steps: int, lr: float) -> None:
+    config = TrainConfig(n_tokens=n_steps * 2048 + 7, recipe="topk")
+    full = config.resolved(config.shape(D, d_sae, None))
+    assert full.lr == pytest.approx(lr)
+    same = TrainConfig(n_tokens=n_steps * 2048, recipe="kl")
+    assert same.resolved(same.shape(D, d_sae, None)).lr == pytest.approx(1e-3)
+
+
 def test_k_and_target_l0_as_shares() -> None:
     assert _config().shape(D, 1000, 0.032).k == 32
     assert _config().shape(D, 1000, 0.0001).k == 1
