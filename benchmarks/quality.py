@@ -13,6 +13,7 @@ seeds and budgets. A run that is finished is a row of the JSON file and is not r
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -30,10 +31,12 @@ import torch  # noqa: E402
 
 from benchmarks import quality_rows as kept  # noqa: E402
 from benchmarks.quality_rows import Row  # noqa: E402
+from benchmarks.quality_train import CONTENDERS  # noqa: E402
 from monoscope.artifact import load_sae  # noqa: E402
 from monoscope.data.store import ActivationStore, load_store  # noqa: E402
 from monoscope.evals.run import evaluate  # noqa: E402
 from monoscope.sae import SAE, SAEConfig  # noqa: E402
+from monoscope.sae.recipes import get_recipe  # noqa: E402
 from monoscope.train.calibrate import calibrate_threshold  # noqa: E402
 
 RESULTS = ROOT / "docs" / "design" / "quality.json"
@@ -54,7 +57,8 @@ PEERS: dict[str, list[dict[str, Any]]] = {
     "sparsify": [
         {},
         {"lr": 3e-3},
-        *({**_ADAM, "lr": lr} for lr in (4e-4, 1e-3, 3e-3)),
+        _ADAM,
+        *({**_ADAM, "lr": lr} for lr in (1e-3, 3e-3)),
         {**_ADAM, "lr": 1e-3, "auxk_alpha": 1 / 32, "dead_share": 0.1},
     ],
 }
@@ -144,7 +148,7 @@ def _compared(args: argparse.Namespace) -> Iterator[Row]:
                     yield _spec(args, "monoscope", settings, n_tokens, seed)
     for n_tokens in args.tokens:
         for contender, tries in PEERS.items():
-            kinds = {kept.kind({"contender": contender, "settings": s}): None for s in tries}
+            kinds = {kept.kind(_spec(args, contender, s, first, 0)): None for s in tries}
             for which in kinds if contender in args.only else ():
                 rows = kept.read(args.out)
                 tuned = [r for r in rows if r["n_tokens"] == first and r["seed"] == 0]
@@ -168,9 +172,19 @@ def _tried(args: argparse.Namespace) -> Iterator[Row]:
 
 def _spec(args: argparse.Namespace, contender: str, settings: Row, n_tokens: int, seed: int) -> Row:
     return {
-        "contender": contender, "settings": settings, "n_tokens": n_tokens, "seed": seed,
-        "batch_size": args.batch_size, "d_sae": args.d_sae, "k": args.k,
+        "contender": contender, "settings": settings, "made_by": _made_by(contender, settings),
+        "n_tokens": n_tokens, "seed": seed, "batch_size": args.batch_size, "d_sae": args.d_sae,
+        "k": args.k,
     }  # fmt: skip
+
+
+def _made_by(contender: str, settings: Row) -> str:
+    """A peer's pinned version; for us a hash of the recipe, so that a change of it shows."""
+    if contender == "monoscope":
+        return hashlib.sha256(repr(get_recipe(settings["recipe"])).encode()).hexdigest()[:12]
+    package = CONTENDERS[contender][1]
+    pins = (ROOT / "benchmarks" / "peers.txt").read_text().splitlines()
+    return next(pin for pin in pins if pin.startswith(f"{package}=="))
 
 
 def _whole_numbers(text: str) -> list[int]:
@@ -187,7 +201,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peer-seeds", type=_whole_numbers, default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=["monoscope", *PEERS])
     parser.add_argument("--contender", default="monoscope", help="try: whose settings")
-    parser.add_argument("--batch-size", type=int, default=2048)
+    parser.add_argument("--batch-size", type=int, default=kept.BATCH_SIZE)
     parser.add_argument("--d-sae", type=int, default=4096)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)

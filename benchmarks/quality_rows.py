@@ -11,7 +11,8 @@ from typing import Any
 from monoscope.files import write_atomic
 
 Row = dict[str, Any]
-KEY = ("contender", "settings", "n_tokens", "batch_size", "d_sae", "k", "seed", "store")
+BATCH_SIZE = 2048  # of the comparison; another one stands in the label
+KEY = ("contender", "settings", "made_by", "n_tokens", "batch_size", "d_sae", "k", "seed", "store")
 
 
 def key(row: Row) -> str:
@@ -43,6 +44,7 @@ def label(row: Row) -> str:
     kind = kind or ("signum" if row["contender"] == "sparsify" else "")
     rest = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in sorted(settings.items())]  # fmt: skip
+    rest += [f"batch {row['batch_size']}"] if row["batch_size"] != BATCH_SIZE else []
     return " · ".join([f"{row['contender']} {kind}".strip(), *rest])
 
 

@@ -13,7 +13,7 @@ from monoscope.sae import SAE, SAEConfig
 
 def row(contender="monoscope", fvu=0.2, seed=0, n_tokens=1000, **settings):
     spec = {"contender": contender, "settings": settings, "n_tokens": n_tokens, "seed": seed}
-    sizes = {"batch_size": 10, "d_sae": 8, "k": 2, "store": "abc"}
+    sizes = {"made_by": "x", "batch_size": 2048, "d_sae": 8, "k": 2, "store": "abc"}
     return spec | sizes | {"fvu": fvu, "l0": 2.0, "dead": 0.25}
 
 
@@ -50,6 +50,8 @@ def test_labels_name_the_architecture_and_what_was_set():
     assert quality_rows.label(row("sparsify")) == "sparsify signum"
     tried = row("sparsify", optimizer="adam", lr=1e-3)
     assert quality_rows.label(tried) == "sparsify adam · lr 0.001"
+    small = row(recipe="topk") | {"batch_size": 512}
+    assert quality_rows.label(small) == "monoscope topk · batch 512"
     assert quality_rows.kind(tried) == "sparsify adam"
     rows = [tried, row("sparsify", optimizer="adam", lr=3e-3, fvu=0.1), row("sparsify", fvu=0.05)]
     assert quality_rows.best(rows, "sparsify adam") == rows[1]
@@ -74,6 +76,7 @@ def test_the_best_try_at_the_first_budget_goes_on(tmp_path, monkeypatch):
             fvu = 0.2 if spec["settings"]["lr"] == 3e-3 else 0.3
             quality_rows.add(out, spec | {"fvu": fvu, "l0": 2.0, "dead": 0.0})
     tuned, more = [(1e-3, 1000, 0), (3e-3, 1000, 0)], [(1000, 1), (4000, 0), (4000, 1)]
+    assert spec["made_by"].startswith("eai-sparsify==")
     assert ran == tuned + [(3e-3, *run) for run in more]
 
 
