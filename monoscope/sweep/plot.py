@@ -117,7 +117,9 @@ def _curve(law: Law | None, at: Callable[[Any], Any]) -> Any:
 def _panel(title: str, across: str, groups: list[Group]) -> str:
     """Points and curves on two logarithmic axes."""
     xs = [x for _, points, _ in groups for x, _ in points]
-    ys = [y for _, points, _ in groups for _, y in points]
+    ys = [
+        y for _, points, curve in groups for y in (*(y for _, y in points), *_reach(points, curve))
+    ]
     left, right = _widened(min(xs), max(xs))
     low, high = _widened(min(ys), max(ys))
 
@@ -134,13 +136,9 @@ def _panel(title: str, across: str, groups: list[Group]) -> str:
         _, y = place(left, value)
         inner += _line(_LEFT, y, _W - _RIGHT, y) + _said(_LEFT - 5, y + 4, f"{value:g}", 2)
     inner += _said(_W - _RIGHT, _H - 5, across, 2)
-    ends: list[float] = []
     for number, (name, points, curve) in enumerate(groups):
-        ink = _INKS[number % len(_INKS)]
-        inner += _drawn(points, curve, place, ink, name)
-        x, y = place(*max(points))
-        y = _apart(y, ends)
-        inner += f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" style="fill:{ink}">{text(name)}</text>'
+        inner += _drawn(points, curve, place, _INKS[number % len(_INKS)], name)
+    inner += _names([(*place(*max(points)), name) for name, points, _ in groups])
     label = text(title)
     return (
         f'<svg class="panel" viewBox="0 0 {_W} {_H}" role="img" aria-label="{label}">{inner}</svg>'
@@ -189,12 +187,24 @@ def _short(value: float) -> str:
     )
 
 
-def _apart(y: float, taken: list[float]) -> float:
-    """y, or the nearest place below where no label stands yet."""
-    while any(abs(y - other) < 12 for other in taken):
-        y += 3
-    taken.append(y)
-    return y
+def _reach(points: Any, curve: Any) -> list[float]:
+    """The lowest and highest value of a group's band, if it has one."""
+    if curve is None:
+        return []
+    low, _, high = curve(np.array([min(x for x, _ in points), max(x for x, _ in points)]))
+    return [float(np.min(low)), float(np.max(high))]
+
+
+def _names(ends: list[tuple[float, float, str]]) -> str:
+    """Each group's name at the end of its points, from the lowest up, none upon another."""
+    drawn, free = "", float(_H - _BOTTOM - 2)
+    for number in sorted(range(len(ends)), key=lambda number: -ends[number][1]):
+        x, y, name = ends[number]
+        y = min(y, free)
+        free = y - 12
+        ink = _INKS[number % len(_INKS)]
+        drawn += f'<text x="{x + 8:.1f}" y="{y + 4:.1f}" style="fill:{ink}">{text(name)}</text>'
+    return drawn
 
 
 def _line(x: float, y: float, to_x: float, to_y: float) -> str:
