@@ -8,6 +8,7 @@ own, so imports are inside the functions.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import warnings
@@ -35,13 +36,20 @@ def whole_steps(spec: Spec) -> int:
 
 
 def monoscope(spec: Spec, out: Path) -> None:
-    """`monoscope train` with the recipe's defaults, but for what the settings say."""
+    """`monoscope train` with the recipe's defaults, but for what the settings say.
+
+    A setting called part.X is the field X of the recipe itself, such as part.whitening.
+    """
     from monoscope.data.store import load_store
+    from monoscope.sae.recipes import RECIPES
     from monoscope.train import train
 
     settings = dict(spec["settings"])
+    recipe = settings.pop("recipe")
+    parts = {name[5:]: settings.pop(name) for name in list(settings) if name.startswith("part.")}
+    RECIPES[recipe] = dataclasses.replace(RECIPES[recipe], **parts)
     train(
-        load_store(spec["store"]), recipe=settings.pop("recipe"), d_sae=spec["d_sae"],
+        load_store(spec["store"]), recipe=recipe, d_sae=spec["d_sae"],
         k=spec["k"], n_tokens=whole_steps(spec), batch_size=spec["batch_size"], seed=spec["seed"],
         lr=settings.pop("lr", None), out=out,
         settings={"checkpoint_every_tokens": 0, **settings},
