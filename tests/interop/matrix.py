@@ -30,6 +30,7 @@ PEERS = {
     "dictionary_learning": "dictionary-learning",
 }
 """By the longest prefix of a case: the package that writes or reads it."""
+_PLAIN = {"gemma_scope": "jumprelu", "sparsify": "topk"}
 OTHERS = {
     "test_saedashboards_classes_take_our_batches": (
         "saedashboard", OUT, "features", "sae-dashboard"
@@ -75,7 +76,7 @@ def cases(results: Path) -> Iterator[Case]:
             case = inside.rstrip("]")
             peer = max((p for p in PEERS if case.startswith(p)), key=len)
             form = peer.partition("-")[0]
-            what = case.removeprefix(form).lstrip("-") or "jumprelu"
+            what = case.removeprefix(form).lstrip("-") or _PLAIN[form]
             yield Case(form, SAES[name], what, PEERS[peer], passed)
         elif name in OTHERS:
             form, way, what, peer = OTHERS[name]
