@@ -19,7 +19,8 @@ from monoscope.train.state import TrainState
 WINDOW = 8  # looks that a judgement rests on
 DIVERGED = 3.0  # an fvu this many times the best one …
 HOPELESS = 1.5  # … and above this, where 1 is what the mean alone would reach, is lost
-ROUGH = 0.15  # typical jump of log fvu from look to look; noise of batches is a fifth of it
+ROUGH = 0.15  # typical jump of log fvu from look to look; noise of large batches is a fifth of it
+NOISY = 2.0  # as much, times √tokens, is the noise of a small batch: twice what was seen
 WORSE = 1.25  # the window's median fvu over the best one of an earlier window
 AUXK_SHARE = 0.5  # of the objective
 ALIKE = 4.0  # a batch worth a fourth of its tokens
@@ -139,7 +140,8 @@ class Watch:
         logs = [math.log(max(look.fvu, 1e-12)) for look in self._looks]
         jumps = [abs(b - a) for a, b in pairwise(logs)]
         fell = logs[0] - logs[-1]
-        rough = statistics.median(jumps) > ROUGH and fell < sum(jumps) / 2
+        limit = max(ROUGH, NOISY / math.sqrt(config.batch_size))
+        rough = statistics.median(jumps) > limit and fell < sum(jumps) / 2
         # a penalty that is being raised costs error too, up to that of the mean alone
         penalised = "sparsity" in self._looks[-1].terms
         worse = not penalised and self._median() > WORSE * best
