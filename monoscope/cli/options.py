@@ -33,7 +33,13 @@ Tokens = Annotated[int | None, typer.Option("--tokens", metavar="N", help="How m
 Out = Annotated[str, typer.Option("--out", metavar="DIR", help="Folder to write.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
 Device = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda, cuda:1 … Default: cuda if there is one.")
+    str | None,
+    typer.Option(
+        "--device",
+        help="cpu, cuda, cuda:1 … Default: cuda if there is one.",
+        # at once, and in every verb: some need the device only after a long while
+        callback=lambda given: None if given is None else checked_device(given),
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, only that.")]
 DSae = Annotated[int, typer.Option("--d-sae", metavar="L", help="Number of latents.")]
@@ -59,17 +65,9 @@ def checked_device(given: str | None) -> str:
 
     Raises ConfigError for a device that does not exist here.
     """
-    import torch
+    from monoscope.devices import require_device
 
-    if given is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=given)
-    except (RuntimeError, AssertionError) as exc:
-        raise ConfigError(
-            "no such device here", got=repr(given), expected="cpu, cuda or cuda:N"
-        ) from exc
-    return given
+    return str(require_device(given))
 
 
 def count(given: float | None) -> float | None:

@@ -53,7 +53,7 @@ def count(material: Material) -> Counts:
     for shard in material.store.shards("held_out"):
         rows = material.store.read(shard)
         for start, stop in _whole_documents(rows.doc):
-            x = rows.acts[start:stop].float()
+            x = rows.acts[start:stop].float().to(material.sae.W_dec.device)
             counts.add(material.sae.encode(x), rows.doc[start:stop])
     return counts
 

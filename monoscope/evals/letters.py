@@ -55,8 +55,9 @@ def run(material: Material) -> Figures:
         return {"skipped": "too few different English words in the store"}
     decoder = material.sae.W_dec.detach().float().cpu().numpy()
     random = material.random
+    fired = material.sae.encode(words.x.to(material.sae.W_dec.device))
     bases = {
-        "sae": (material.sae.encode(words.x).to_dense().cpu().numpy(), decoder),
+        "sae": (fired.to_dense().cpu().numpy(), decoder),
         "random": (random.encode(words.x).to_dense().numpy(), random.directions.numpy()),
     }
     rows: dict[str, list[Figures]] = {name: [] for name in bases}

@@ -146,7 +146,7 @@ class Material:
         """Mean L0 on a sample of train tokens: what the baselines are held to."""
         active = total = 0
         for x in tokens.train_tiles(self.store, 16_384, self.seed):
-            codes = self.sae.encode(x)
+            codes = self.sae.encode(x.to(self.sae.W_dec.device))
             active += int((codes.values != 0).sum())
             total += len(x)
         return active / max(total, 1)

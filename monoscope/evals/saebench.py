@@ -52,7 +52,8 @@ def run(material: Material) -> Figures:
     sums = dict.fromkeys(names, 0.0)
     for x32, _ in tokens.held_out_tiles(material.store, docs):
         x = x32.double()
-        x_hat = material.sae.decode(material.sae.encode(x32)).double().cpu()
+        codes = material.sae.encode(x32.to(material.sae.W_dec.device))
+        x_hat = material.sae.decode(codes).double().cpu()
         error, variance = (x - x_hat).square().sum(1), (x - mean).square().sum(1)
         sums["n"] += len(x)
         sums["error"] += float(error.sum())

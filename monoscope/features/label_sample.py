@@ -84,7 +84,7 @@ def draw_sample(
 
 def _encode(sae: SAE, acts: torch.Tensor) -> SparseCodes:
     with torch.no_grad():
-        codes = sae.encode(acts)
+        codes = sae.encode(acts.to(sae.W_dec.device))
     return SparseCodes(codes.indices.cpu(), codes.values.cpu(), codes.offsets.cpu(), codes.d_sae)
 
 

@@ -169,7 +169,7 @@ def features_on_ids(
             expected=f"more than {len(prefix)}",
         )
     x, kept = _activations(lm, site, _policy(sae, lm), list(ids), list(prefix), length)
-    codes = sae.encode(x[kept])
+    codes = sae.encode(x[kept].to(sae.W_dec.device))
     active = _by_token(codes, kept)
     tokens = tuple(
         TextToken(piece, token_id, bool(k), fired)

@@ -42,7 +42,7 @@ class BenchSAE(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Dense codes [..., L] of x [..., D] in raw model units."""
         sae = self._sae[0]
-        codes = sae.encode(x.reshape(-1, x.shape[-1]).to(sae.W_enc.dtype))
+        codes = sae.encode(x.reshape(-1, x.shape[-1]).to(sae.W_enc))
         dense = codes.to_dense() * self._norms.to(codes.values.device)
         return dense.reshape(*x.shape[:-1], sae.d_sae).to(device=x.device, dtype=self.dtype)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from monoscope.devices import require_device
 from monoscope.errors import ConfigError, ModelError
 from monoscope.lm.cache import files_hash
 from monoscope.lm.gguf import converted
@@ -47,7 +48,7 @@ def load_lm(
     Raises ModelError for a model that is missing, unreadable or unsafe, ConfigError for a dtype or
     device that does not exist.
     """
-    place = _device(device)
+    place = require_device(device)
     kind = _dtype(dtype, place)
     source = locate(str(name))
     shared: Any = {"trust_remote_code": trust_remote_code, "revision": revision}
@@ -125,18 +126,6 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         raise ConfigError("unknown dtype", got=repr(dtype), expected=f"auto, {', '.join(DTYPES)}")
     assert found is not None
     return found
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise ConfigError("no such device", got=repr(device), hint=first) from error
-    return place
 
 
 @contextmanager

@@ -14,6 +14,7 @@ ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 WITH_K = ("topk", "batchtopk")
 WITH_HIDDEN = ("relu", "sigmoid", "identity")
 PER_TOKEN = ("none", "unit", "rms", "layer_norm")
+LARGEST = 2**31 - 1  # of a size: latents and widths are counted in 32 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,12 @@ class SAEConfig:
             require_int(name, getattr(self, name), low=1)
         require_one_of("activation", self.activation, ACTIVATIONS)
         require_one_of("normalisation", self.normalisation, PER_TOKEN)
+        if not isinstance(self.hidden, tuple | list):
+            raise ConfigError(
+                "hidden is out of range",
+                got=shown(self.hidden),
+                expected="widths of layers, such as [512, 128]",
+            )
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for width in self.hidden:
             require_int("a width in hidden", width, low=1)
@@ -69,27 +76,23 @@ class SAEConfig:
 
 
 def count_of(name: str, value: object, d_sae: int) -> int:
-    """A number of latents given as a count, or as a share 0 < value < 1 of d_sae."""
-    if isinstance(value, float) and not value.is_integer():
-        if not 0.0 < value < 1.0:
-            raise ConfigError(
-                f"{name} is out of range",
-                got=value,
-                expected=f"a count from 1 to {d_sae}, or a share of d_sae between 0 and 1",
-            )
-        return max(1, round(value * d_sae))
-    if isinstance(value, float) and value > 1.0:
-        value = int(value)
-    require_int(name, value, low=1)
-    assert isinstance(value, int)
-    if value > d_sae:
-        raise ConfigError(
-            f"{name} is larger than d_sae",
-            got=f"{name} {value}, d_sae {d_sae}",
-            expected=f"1 <= {name} <= {d_sae}",
-            hint=f"Lower {name} or raise d_sae.",
-        )
-    return value
+    """A number of latents given as a count, or as a share 0 < value < 1 of d_sae.
+
+    Raises ConfigError, naming both ranges, for anything else.
+    """
+    number = _number(value)
+    if 0 < number < 1:
+        return max(1, round(number * d_sae))
+    is_whole = isinstance(number, int) or (number > 1 and number.is_integer())
+    if is_whole and 1 <= number <= d_sae:
+        return int(number)
+    is_more = is_whole and number > d_sae
+    raise ConfigError(
+        f"{name} is larger than d_sae" if is_more else f"{name} is out of range",
+        got=f"{name} {shown(value)}, d_sae {d_sae}" if is_more else shown(value),
+        expected=f"a whole number from 1 to {d_sae} = d_sae, or a share of d_sae, 0 < {name} < 1",
+        hint=f"Lower {name} or raise d_sae." if is_more else None,
+    )
 
 
 def check_keys(what: str, values: Mapping[str, Any], known: list[str]) -> None:
@@ -111,16 +114,19 @@ def require_one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         close = nearest(str(value), known)
         raise ConfigError(
             f"unknown {name}",
-            got=repr(value),
+            got=shown(value),
             expected=f"one of {', '.join(known)}",
             hint=f"Did you mean {close}?" if close else None,
         )
 
 
-def require_int(name: str, value: object, *, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+def require_int(name: str, value: object, *, low: int, high: int = LARGEST) -> None:
+    """Raise ConfigError unless value is a whole number with low <= value <= high."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(
-            f"{name} is out of range", got=repr(value), expected=f"a whole number >= {low}"
+            f"{name} is out of range",
+            got=shown(value),
+            expected=f"a whole number >= {low} and <= {high}",
         )
 
 
@@ -128,12 +134,26 @@ def require_number(
     name: str, value: object, *, low: float, high: float, above: bool = False
 ) -> None:
     """Raise ConfigError unless low <= value <= high, or low < value with `above`."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    number = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    number = _number(value)
     if not low <= number <= high or (above and number == low):
         sign = "<" if above else "<="
         raise ConfigError(
             f"{name} is out of range",
-            got=repr(value),
+            got=shown(value),
             expected=f"{low:g} {sign} {name} <= {high:g}",
         )
+
+
+def _number(value: object) -> int | float:
+    """The value if it is a number, else NaN, which is in no range."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number else math.nan  # type: ignore[return-value]
+
+
+def shown(value: object) -> str:
+    """A value as in Python, a very long one cut short."""
+    try:
+        text = repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:60]}…"

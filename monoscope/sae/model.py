@@ -75,7 +75,9 @@ class SAE(nn.Module):
 
         Does not depend on what else is in the batch: batchtopk uses its calibrated threshold.
         k: for topk only, another number of latents than it was trained with (Makhzani 2013: αk).
-        Raises DataError if the width is not D, ConfigError for a k that does not go.
+        x of any floating dtype is taken at the dtype of the weights.
+        Raises DataError if the width is not D, for whole numbers, and for what has no values or is
+        on another device than the weights; ConfigError for a k that does not go.
         """
         if k is not None:
             if self.config.activation != "topk":
@@ -205,11 +207,39 @@ class SAE(nn.Module):
         return h
 
     def _checked(self, x: Tensor) -> Tensor:
+        """x with the dtype and on the device of the weights, if it is activations of this width."""
+        if not isinstance(x, Tensor):
+            raise DataError(
+                "activations must be a tensor",
+                got=type(x).__name__,
+                expected=f"a torch tensor [N, {self.d_in}]",
+            )
         if x.ndim != 2 or x.shape[1] != self.d_in:
             raise DataError(
                 "activations have the wrong shape", got=list(x.shape), expected=f"[N, {self.d_in}]"
             )
-        return x.to(device=self.W_enc.device, dtype=self.W_enc.dtype)
+        if not x.is_floating_point():
+            raise DataError(
+                "activations have the wrong dtype",
+                got=x.dtype,
+                expected="float32, float64, bfloat16 or float16",
+                hint="Token ids go through the language model first.",
+            )
+        for what, tensor in (("activations", x), ("the SAE's weights", self.W_enc)):
+            if tensor.is_meta:
+                raise DataError(
+                    f"{what} are on the meta device, where tensors have no values",
+                    expected="cpu or a GPU",
+                    hint="Load or compute them outside of torch.device('meta').",
+                )
+        if x.device != self.W_enc.device:
+            raise DataError(
+                "activations and the SAE's weights are on two devices",
+                got=f"activations on {x.device}, weights on {self.W_enc.device}",
+                expected="one device",
+                hint=f"Use x.to('{self.W_enc.device}') or sae.to('{x.device}').",
+            )
+        return x.to(dtype=self.W_enc.dtype)
 
 
 def require_latent(sae: SAE, latent: int) -> None:

@@ -155,7 +155,7 @@ def read(
     ce = -log_p.gather(1, ids[is_new][:, None]).double()
     return Written(
         ids=tuple(tuple(row) for row in new),
-        codes=sae.encode(seen[0][is_new]),
+        codes=sae.encode(seen[0][is_new].to(sae.W_dec.device)),
         ce=float(ce.mean()) if ce.numel() else 0.0,
         distinct2=_distinct2(new),
     )

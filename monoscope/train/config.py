@@ -9,6 +9,7 @@ from typing import Any
 
 from monoscope.errors import ConfigError
 from monoscope.sae.config import (
+    LARGEST,
     WITH_K,
     SAEConfig,
     check_keys,
@@ -16,11 +17,14 @@ from monoscope.sae.config import (
     require_int,
     require_number,
     require_one_of,
+    shown,
 )
 from monoscope.sae.normalise import NORMALISATIONS
 from monoscope.sae.recipes import Recipe, get_recipe
 
 DEFAULT_D_SAE, DEFAULT_K = 4096, 32
+MOST_TOKENS = 2**53  # beyond it a float no longer tells two counts apart
+MOST_SEED = 2**32 - 1
 # low, high, and whether low itself is excluded
 _RANGES: dict[str, tuple[float, float, bool]] = {
     "lr": (0.0, 1.0, False),
@@ -35,6 +39,16 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "k_anneal_fraction": (0.0, 1.0, False),
     "grad_clip": (0.0, 1e6, True),
 }
+_WHOLE: dict[str, tuple[int, int]] = {
+    "n_tokens": (1, MOST_TOKENS),
+    "batch_size": (2, LARGEST),
+    "seed": (0, MOST_SEED),
+    "checkpoint_every_tokens": (0, MOST_TOKENS),
+    "k_aux": (1, LARGEST),
+    "dead_after_tokens": (1, MOST_TOKENS),
+    "resample_every_tokens": (1, MOST_TOKENS),
+}
+_NEEDED = ("n_tokens", "batch_size", "seed")
 # Settings that only some recipes have: not among the recipe's defaults, not accepted.
 _OF_SOME = (
     "sparsity_coefficient",
@@ -96,20 +110,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         recipe = get_recipe(self.recipe)
-        for name, low in (("n_tokens", 1), ("batch_size", 2), ("seed", 0)):
-            require_int(name, getattr(self, name), low=low)
-        if self.checkpoint_every_tokens is not None:
-            require_int("checkpoint_every_tokens", self.checkpoint_every_tokens, low=0)
-        for name in ("k_aux", "dead_after_tokens", "resample_every_tokens"):
-            if getattr(self, name) is not None:
-                require_int(name, getattr(self, name), low=1)
+        for name, (low, high) in _WHOLE.items():
+            if getattr(self, name) is not None or name in _NEEDED:
+                require_int(name, getattr(self, name), low=low, high=high)
         for name, (least, most, above) in _RANGES.items():
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name), low=least, high=most, above=above)
         if self.normalisation is not None:
             require_one_of("normalisation", self.normalisation, NORMALISATIONS)
         if self.tied is not None and not isinstance(self.tied, bool):
-            raise ConfigError("tied is out of range", got=repr(self.tied), expected="true or false")
+            raise ConfigError(
+                "tied is out of range", got=shown(self.tied), expected="true or false"
+            )
         if self.prefixes is not None:
             object.__setattr__(self, "prefixes", _checked_prefixes(self.prefixes))
         self._check_belongs(recipe)
@@ -171,6 +183,9 @@ class TrainConfig:
         d_sae, default DEFAULT_K where the recipe has one.
         """
         recipe = get_recipe(self.recipe)
+        require_int("d_in", d_in, low=1)
+        if d_sae is not None:
+            require_int("d_sae", d_sae, low=1)
         if recipe.bottleneck:
             d_sae = d_sae or max(1, d_in // 9)
             if d_sae >= d_in and not hidden:
@@ -187,7 +202,7 @@ class TrainConfig:
             d_in=d_in, d_sae=d_sae or DEFAULT_D_SAE, activation=recipe.activation,
             k=k,  # type: ignore[arg-type]  # SAEConfig makes a share a count
             normalisation="unit" if self.normalisation == "unit" else "none",
-            hidden=tuple(hidden),
+            hidden=hidden,  # type: ignore[arg-type]  # SAEConfig makes a list a tuple
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
@@ -206,7 +221,7 @@ def target_count(value: float, d_sae: int) -> float:
     if not is_number or not 0 < value <= d_sae:
         raise ConfigError(
             "target_l0 is out of range",
-            got=repr(value),
+            got=shown(value),
             expected=f"0 < target_l0 <= {d_sae} = d_sae (below 1: a share of d_sae)",
         )
     return value * d_sae if value < 1 else value
@@ -220,12 +235,12 @@ def prefix_counts(shares: tuple[float, ...], d_sae: int) -> tuple[int, ...]:
 def _checked_prefixes(given: Any) -> tuple[float, ...]:
     expected = "ascending shares of d_sae that end in 1, such as [0.1, 0.3, 1.0]"
     if not isinstance(given, list | tuple) or not given:
-        raise ConfigError("prefixes are out of range", got=repr(given), expected=expected)
+        raise ConfigError("prefixes are out of range", got=shown(given), expected=expected)
     for share in given:
         require_number("a share in prefixes", share, low=0.0, high=1.0, above=True)
     shares = tuple(float(share) for share in given)
     if any(a >= b for a, b in pairwise(shares)) or shares[-1] != 1.0:
-        raise ConfigError("prefixes are out of range", got=list(given), expected=expected)
+        raise ConfigError("prefixes are out of range", got=shown(list(given)), expected=expected)
     return shares
 
 

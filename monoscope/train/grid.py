@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from monoscope.devices import require_device
 from monoscope.errors import ConfigError, TrainingError
 from monoscope.sae import SAE, SAEConfig
+from monoscope.sae.config import require_int
 from monoscope.sae.recipes import get_recipe
 from monoscope.train import calibrate, controller, start
-from monoscope.train.config import TrainConfig
+from monoscope.train.config import MOST_SEED, TrainConfig
 from monoscope.train.diagnose import Watch
 from monoscope.train.events import EventLog, read_figures
 from monoscope.train.folder import EVENTS, RunFolder
@@ -58,12 +60,15 @@ def train_many(
     Raises ConfigError, also if two orders share a folder, and whatever else `train` raises before
     the first step.
     """
+    require_int("batch_size", batch_size, low=2)
+    require_int("data_seed", data_seed, low=0, high=MOST_SEED)
+    place = str(require_device(device or "cpu"))
     for order in orders:
         order.check()
     _check_folders(orders)
     stream = make_stream(source, batch_size, data_seed)
-    ahead = Ahead(stream, device or "cpu") if reads_ahead(device) else None
-    made = _Workshop(source, stream, batch_size, data_seed, device)
+    ahead = Ahead(stream, place) if reads_ahead(place) else None
+    made = _Workshop(source, stream, batch_size, data_seed, place)
     results: dict[int, Run | TrainingError] = {}
     try:
         with contextlib.ExitStack() as held:
@@ -89,7 +94,7 @@ class _Workshop:
     """Where orders become jobs, and jobs become finished SAEs."""
 
     def __init__(
-        self, source: Any, stream: Stream, batch_size: int, data_seed: int, device: str | None
+        self, source: Any, stream: Stream, batch_size: int, data_seed: int, device: str
     ) -> None:
         self.source, self.stream, self.device = source, stream, device
         self.batch_size, self.data_seed = batch_size, data_seed
@@ -179,7 +184,7 @@ class _Workshop:
         generator = torch.Generator().manual_seed(config.seed)
         start.initialise(sae, inputs(self.sample), row, config, generator)
         assert config.lr is not None
-        sae, inputs = sae.to(self.device or "cpu"), inputs.to(self.device or "cpu")
+        sae, inputs = sae.to(self.device), inputs.to(self.device)
         return TrainState.fresh(sae, row, config.lr, inputs, config.seed)
 
     def finish(self, job: Job) -> Run:

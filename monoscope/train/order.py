@@ -9,7 +9,7 @@ from typing import Any
 
 from monoscope.errors import ConfigError
 from monoscope.sae import SAEConfig
-from monoscope.sae.config import check_keys
+from monoscope.sae.config import ACTIVATIONS, check_keys, require_one_of
 from monoscope.sae.recipes import get_recipe
 from monoscope.train.config import TrainConfig
 
@@ -82,6 +82,7 @@ class Order:
                     "relu belongs to several recipes",
                     hint="Say recipe='bricken', 'templeton' or 'autoencoder'.",
                 )
+            require_one_of("activation", self.activation or "batchtopk", ACTIVATIONS)
             return _RECIPE_OF.get(self.activation, self.activation or "")
         row = get_recipe(self.recipe)
         if self.activation is not None and row.activation != self.activation:

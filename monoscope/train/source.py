@@ -1,4 +1,8 @@
-"""Where training batches come from: a store's stream, a tensor, or any iterator of x [N, D]."""
+"""Where training batches come from: a store's stream, a tensor, or any iterator of x [N, D].
+
+Every value is taken as the nearest float32, by itself, whatever floating dtype it comes in; so a
+stream whose batches have several dtypes trains as the same stream in float32 does.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from torch import Tensor
 from monoscope.errors import DataError, MismatchError
 
 LOOKAHEAD_TOKENS = 65_536  # how soon a run learns that an iterator is about to end
+_TILE_ROWS = 65_536  # converted at a time to be looked at
 
 
 @runtime_checkable
@@ -213,21 +218,37 @@ def peek(stream: Stream, n_batches: int) -> list[Tensor]:
 
 
 def require_activations(x: Tensor) -> None:
-    """Raise DataError unless x is [N, D] of a floating dtype."""
+    """Raise DataError unless x is [N, D] of a floating dtype, with values."""
     if x.ndim != 2:
         raise DataError("activations have the wrong shape", got=list(x.shape), expected="[N, D]")
     if not x.is_floating_point():
         raise DataError(
-            "activations have the wrong dtype", got=x.dtype, expected="float32, bfloat16 or float16"
+            "activations have the wrong dtype",
+            got=x.dtype,
+            expected="float32, float64, bfloat16 or float16",
+        )
+    if x.is_meta:
+        raise DataError(
+            "activations are on the meta device, where tensors have no values",
+            expected="cpu or a GPU",
+            hint="Compute them outside of torch.device('meta').",
         )
 
 
 def require_finite(x: Tensor, first_row: int = 0) -> None:
-    """Raise DataError naming the first row of x that holds NaN or Inf."""
-    bad = ~torch.isfinite(x).all(dim=1)
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        raise DataError("activations hold NaN or Inf", got=f"row {first_row + row}")
+    """Raise DataError naming the first row of x that holds NaN or Inf, or would as float32."""
+    for start in range(0, x.shape[0], _TILE_ROWS):
+        tile = x[start : start + _TILE_ROWS]
+        bad = ~torch.isfinite(tile.float()).all(dim=1)
+        if bad.any():
+            row = int(bad.nonzero()[0])
+            too_large = bool(torch.isfinite(tile[row]).all())
+            raise DataError(
+                "activations are too large for float32" if too_large
+                else "activations hold NaN or Inf",
+                got=f"row {first_row + start + row}",
+                expected="values below 3.4e38" if too_large else None,
+            )  # fmt: skip
 
 
 def _tensor(x: Any) -> Tensor:

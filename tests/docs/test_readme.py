@@ -100,6 +100,12 @@ def test_blocks_run(page, tmp_path, monkeypatch, subtests):
                 run_console(block, tmp_path)
 
 
+def test_the_tree_has_every_room_of_the_package():
+    package = ROOT / "monoscope"
+    rooms = {p.name for p in package.iterdir() if p.is_dir() and any(p.glob("*.py"))}
+    assert rooms == set(tree.ROOMS), "name it in ROOMS of tests/docs/tree.py"
+
+
 def test_the_tree_in_the_readme_is_the_tree():
     hint = "run: python tests/docs/tree.py"
     assert tree.in_readme().splitlines() == tree.lines(), hint

@@ -23,6 +23,7 @@ ROOMS = {
     "evals": "how good an SAE is",
     "features": "from an SAE and a store to an atlas",
     "steer": "turning features up and down",
+    "sweep": "many sizes from one pass over the data, and the law that they follow",
     "interop": "other libraries' files, checked; SAEBench",
     "viewer": "the local web page and its API",
     "demo": "the whole job in one command",

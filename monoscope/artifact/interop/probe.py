@@ -136,7 +136,7 @@ def compare(mine: SAE, theirs: SAE, x: Tensor) -> Agreement:
 
     Raises OutputError, with both differences, where it does not.
     """
-    a, b = mine.encode(x), theirs.encode(x)
+    a, b = (sae.encode(x.to(sae.W_enc.device)) for sae in (mine, theirs))
     dense_a, dense_b = a.to_dense().cpu(), b.to_dense().cpu()
     hat_a, hat_b = mine.decode(a).cpu(), theirs.decode(b).cpu()
     codes, x_hat = _difference(dense_a, dense_b), _difference(hat_a, hat_b)

@@ -170,7 +170,7 @@ class _Tokens:
 
 def _entries(encoder: Encoder, x: torch.Tensor, first: int) -> tuple[NDArray[Any], ...]:
     with torch.no_grad():
-        codes = encoder.encode(x)
+        codes = encoder.encode(x.to(getattr(encoder, "W_dec", x).device))
     fired = codes.values > 0
     return (
         codes.indices[fired].cpu().numpy().astype(np.int64),

@@ -86,7 +86,8 @@ class Probe:
             mask[i, : len(row)] = True
         x = self.lm.capture(ids.to(self.lm.device), mask.to(self.lm.device), self.site)
         at, last = torch.arange(len(rows)), mask.sum(1) - 1
-        codes = self.sae.encode(x[at.to(x.device), last.to(x.device)].float()).to_dense().cpu()
+        acts = x[at.to(x.device), last.to(x.device)].to(self.sae.W_dec.device)
+        codes = self.sae.encode(acts.float()).to_dense().cpu()
         if self.policy is not None:
             kept = self.policy.keep(ids.to(x.device), mask.to(x.device), x).cpu()
             codes[~kept[at, last]] = 0

@@ -53,6 +53,7 @@ class LM:
 class SAE:
     def __init__(self, **provenance: Any) -> None:
         self.W = torch.randn(L, D, generator=torch.Generator().manual_seed(1))
+        self.W_dec = self.W
         self.config = SimpleNamespace(d_in=D, d_sae=L)
         policy = MaskPolicy((BOS, PAD), max_norm=50.0).to_dict()
         self.provenance = {"site": "resid_post.1", "mask_policy": policy} | provenance

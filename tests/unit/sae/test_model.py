@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -75,3 +77,42 @@ def test_a_tie_is_one_parameter_and_can_be_undone() -> None:
 def test_the_wrong_width_is_refused() -> None:
     with pytest.raises(DataError, match=r"expected \[N, 8\]"):
         _sae("topk", 3).encode(torch.zeros(4, 9))
+
+
+class _Elsewhere(torch.Tensor):
+    """A tensor that says it is on a GPU, for machines that have none."""
+
+    device = property(lambda self: torch.device("cuda:1"))  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (torch.zeros(3, 8, dtype=torch.int64), "wrong dtype: got torch.int64; expected float32"),
+        (torch.zeros(3, 8, dtype=torch.bool), "wrong dtype: got torch.bool"),
+        (torch.zeros(3, 8, dtype=torch.complex64), "wrong dtype: got torch.complex64"),
+        (torch.zeros(3, 8, device="meta"), "activations are on the meta device"),
+        (torch.zeros(3, 8).as_subclass(_Elsewhere), "activations on cuda:1, weights on cpu"),
+        ([[0.0] * 8], "activations must be a tensor: got list"),
+        (torch.zeros(8), r"wrong shape: got \[8\]"),
+    ],
+)
+def test_what_cannot_be_encoded_is_named_at_every_entrance(x: Any, said: str) -> None:
+    sae = _sae("topk", 4)
+    for enter in (sae.encode, sae.choose, sae):
+        with pytest.raises(DataError, match=said) as caught:
+            enter(x)
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_without_values_are_named() -> None:
+    with pytest.raises(DataError, match="the SAE's weights are on the meta device"):
+        _sae("topk", 4).to("meta").encode(_x())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_any_floating_dtype_is_taken_at_that_of_the_weights(dtype: torch.dtype) -> None:
+    sae, x = _sae("topk", 4), _x().to(dtype)
+    found, expected = sae.encode(x), sae.encode(x.float())
+    assert found.values.dtype == torch.float32
+    assert torch.equal(found.to_dense(), expected.to_dense())

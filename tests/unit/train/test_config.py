@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import torch
 
 from monoscope.errors import ConfigError, InputError
+from monoscope.sae import SAEConfig
 from monoscope.sae.recipes import RECIPES
 from monoscope.train import train
 from monoscope.train.config import TrainConfig, prefix_counts
@@ -174,3 +177,81 @@ def test_k_falls_in_a_line_and_stays() -> None:
     assert [annealed_k(d, 8, 40, 0.5) for d in (0.0, 0.25, 0.5, 0.9)] == [40, 24, 8, 8]
     assert annealed_k(0.3, 8, None, 0.5) == 8
     assert annealed_k(0.0, 8, 40, 0.0) == 8
+
+
+# What no setting may be, whatever it is called; huge is beyond every range.
+_NEVER = (float("nan"), float("inf"), "8", -1, 10**400, [1, "a"], True)
+_FIELDS = [f.name for f in fields(TrainConfig) if f.name not in ("recipe", "tied", "normalisation")]
+_SIZES = ("d_in", "d_sae", "k", "hidden")
+# Values in range that look as if they were not.
+_ALLOWED = {"hidden": ([1],)}
+_ZERO_MEANS_OFF = {
+    "seed", "lr", "warmup_fraction", "decay_fraction", "sparsity_coefficient", "auxk_coefficient",
+    "sparsity_warmup_fraction", "k_anneal_fraction", "preact_coefficient",
+    "checkpoint_every_tokens",
+}  # fmt: skip
+
+
+def _asked(recipe: str, values: dict[str, Any]) -> None:
+    """Both configs in full, as a run makes them."""
+    named = {"n_tokens": 10_000, "seed": 0, "d_sae": None, "k": None, "hidden": (), "d_in": D}
+    named |= values
+    sizes = {name: named.pop(name) for name in _SIZES}
+    config = TrainConfig(recipe=recipe, **named)
+    config.resolved(config.shape(**sizes))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", [*_FIELDS, *_SIZES])
+def test_nothing_out_of_range_gets_past(recipe: str, name: str) -> None:
+    _asked(recipe, {})
+    for value in (*_NEVER, *(() if name in _ZERO_MEANS_OFF else (0,)), 10**30):
+        with pytest.raises(ConfigError) as caught:
+            _asked(recipe, {name: value})
+        line = str(caught.value)
+        assert "\n" not in line and len(line) < 400, value
+        misplaced = "does not go with" in line
+        assert misplaced or "expected" in line, (value, line)
+        what, _, expected = line.partition("expected")
+        assert name in what or (name == "prefixes" and "share in prefixes" in what), line
+        assert misplaced or re.search(r"\d|layers", expected), (value, line)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_words_where_a_choice_is_asked(recipe: str) -> None:
+    for name, value in (("tied", 1), ("tied", "yes"), ("normalisation", 3), ("normalisation", [])):
+        with pytest.raises(ConfigError, match=name):
+            _asked(recipe, {name: value})
+    for value in (None, 3, [], "", float("nan")):
+        with pytest.raises(ConfigError, match="unknown recipe"):
+            TrainConfig(n_tokens=1, recipe=value)
+
+
+@pytest.mark.parametrize("k", [0, -1, 0.0, -0.5, 1.0, 1.5, 4097, float("nan"), "8", None, True])
+def test_a_bad_k_names_the_range_of_counts_and_that_of_shares(k: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SAEConfig(d_in=8, d_sae=4096, k=k)
+    assert "a whole number from 1 to 4096 = d_sae, or a share of d_sae, 0 < k < 1" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"batch_size": bad} for bad in (0, -1, 1, float("nan"), "8", 10**30)
+    ] + [{"data_seed": bad} for bad in (-1, 2**70, 0.5, "0")]
+    + [{"seed": bad} for bad in (-1, 2**70, 0.5, "0")],
+    ids=str,
+)  # fmt: skip
+def test_what_is_used_before_the_configs_are_made_is_checked_first(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"(seed|batch_size) is out of range"):
+        train(torch.randn(64, 4), d_sae=8, k=2, n_tokens=64, **values)
+
+
+@pytest.mark.parametrize("activation", [3, [], "topkk", {}])
+def test_an_activation_that_is_none(activation: Any) -> None:
+    if activation in ([], {}):
+        activation = [activation]
+    with pytest.raises(ConfigError, match="unknown activation"):
+        train(torch.randn(64, 4), d_sae=8, batch_size=8, n_tokens=64, activation=activation)

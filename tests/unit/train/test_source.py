@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from monoscope.errors import DataError, MismatchError
-from monoscope.train import source
+from monoscope.train import source, train
 from monoscope.train.source import (
     IteratorStream,
     TensorStream,
@@ -204,3 +204,39 @@ def test_arrays_and_lists_are_tensors() -> None:
 def test_an_iterator_of_less_than_a_batch_is_refused() -> None:
     with pytest.raises(DataError, match="fewer activations than one batch: got 5 rows"):
         peek(IteratorStream(iter(_rows(5).split(2)), 6), 3)
+
+
+def test_batches_of_mixed_dtypes_train_as_if_all_were_float32() -> None:
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    parts = [*x.split(8)]
+    kinds = [torch.float64, torch.float32, torch.bfloat16, torch.float16] * 2
+    mixed = [part.to(kind) for part, kind in zip(parts, kinds, strict=True)]
+    plain = [part.float() for part in mixed]
+
+    def trained(source: object) -> dict[str, torch.Tensor]:
+        sizes = {"d_sae": 12, "k": 3, "n_tokens": 48, "batch_size": 12}
+        return train(source, **sizes).sae.state_dict()  # type: ignore[arg-type]
+
+    for make in (iter, list):
+        found, expected = trained(make(mixed)), trained(make(plain))
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    double = torch.randn(64, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found, expected = trained(double), trained(double.float())
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_what_float32_cannot_hold_is_named_and_never_becomes_infinite() -> None:
+    x = torch.zeros(70_000, 2, dtype=torch.float64)
+    x[69_000, 1] = -1e300
+    for given in (x, [x[:9], x[9:]], iter([x[:9], x[9:]])):
+        with pytest.raises(DataError, match="too large for float32: got row 69000"):
+            peek(make_stream(given, 8, 0), 1 + 70_000 // 8)
+    x[69_000, 1] = float("nan")
+    with pytest.raises(DataError, match="hold NaN or Inf: got row 69000"):
+        make_stream(x, 8, 0)
+
+
+def test_activations_without_values_are_refused() -> None:
+    for given in (torch.zeros(9, 3, device="meta"), [torch.zeros(9, 3, device="meta")]):
+        with pytest.raises(DataError, match="on the meta device"):
+            make_stream(given, 2, 0)
