@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from monoscope.cli import build, compare, exchange, read, steering, sweep
+from monoscope.cli import build, compare, exchange, read, split, steering, sweep
 from monoscope.cli.output import visible_line
 from monoscope.errors import MonoscopeError
 from monoscope.files import write_problem
@@ -39,6 +39,7 @@ sweep.register(app)
 read.register(app)
 steering.register(app)
 compare.register(app)
+split.register(app)
 exchange.register(app)
 
 

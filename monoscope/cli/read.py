@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from monoscope.cli import options as opt
+from monoscope.cli import split
 from monoscope.cli.lens import BY, Reader, compared, on_text
 from monoscope.cli.output import console, print_json, print_table, quiet_stdout
 from monoscope.cli.steering import turns
@@ -43,6 +44,10 @@ def features(
         typer.Option("--messages", metavar="JSON", help="Which fire on a chat; needs --sae."),
     ] = None,
     latent: Annotated[int | None, typer.Option("--id", metavar="N", help="One feature.")] = None,
+    children: Annotated[
+        int | None,
+        typer.Option("--children", metavar="N", help="What it splits into in larger SAEs."),
+    ] = None,
     sae: Annotated[
         str | None, typer.Option("--sae", metavar="DIR", help="For --text and --messages.")
     ] = None,
@@ -60,6 +65,7 @@ def features(
 ) -> None:
     """Read an atlas: a list, a search, one feature, or those that fire on a text or a chat."""
     questions = {"--search": search, "--text": text, "--messages": messages, "--id": latent}
+    questions["--children"] = children
     given = [name for name, value in questions.items() if value is not None]
     if len(given) > 1:
         raise ConfigError("one question at a time", got=" and ".join(given))
@@ -76,6 +82,8 @@ def features(
     from monoscope.features.atlas import load_atlas
 
     opened = load_atlas(atlas)
+    if children is not None:
+        return split.children(opened, children, as_json)
     if sae is not None:
         reader = Reader(opened, sae, model, device, context_length)
         if text is not None and text_b is not None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monoscope.errors import ConfigError, FormatError, LatentError, nearest
-from monoscope.features import queries, schema, side
+from monoscope.features import lineage, queries, schema, side
 from monoscope.features.annotations import Annotations
 from monoscope.features.explain import table as explained
 from monoscope.features.feature import Example, Feature, Neighbour, Row
@@ -100,6 +100,8 @@ class Atlas:
             similarity=side.read_row(self, "similarity", latent),
             output=side.read_row(self, "outputs", latent),
             judgement=side.read_row(self, "judgements", latent),
+            part_of=lineage.relation(self, lineage.PARENTS, latent),
+            splits_into=lineage.relation(self, lineage.CHILDREN, latent),
             neighbours=[
                 Neighbour(**pair)
                 for pair in self._ask(queries.NEIGHBOURS, {"latent": latent, **human})
@@ -145,9 +147,12 @@ class Atlas:
         given = {"limit": limit, "offset": offset, "alive_only": alive_only, **self._human()}
         return self._rows(self._ask(queries.list_query(sort, descending), given))
 
-    def labels(self) -> dict[int, str | None]:
-        """The label of every latent, a human's before a rule's; None where there is none."""
-        return {row["latent"]: row["label"] for row in self._ask(queries.LABELS, self._human())}
+    def labels(self, latents: Sequence[int] | None = None) -> dict[int, str | None]:
+        """The label of every latent, or of these, a human's before a rule's; None for no label."""
+        query, given = queries.LABELS, self._human()
+        if latents is not None:
+            query, given = queries.LABELS_OF, given | {"latents": [*latents]}
+        return {row["latent"]: row["label"] for row in self._ask(query, given)}
 
     def meta_mass(self) -> dict[int, dict[str, float]]:
         """For every latent, the share of its activation that falls on each metadata value."""

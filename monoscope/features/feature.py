@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from monoscope.features.does import does
+from monoscope.features.lineage import Relation
 from monoscope.features.methods import judged
 
 
@@ -69,7 +70,8 @@ class Feature:
     language model's words, scores and evidence, kept or not; None where none was asked.
     ngram, similarity, output, judgement: its rows of the tables that further methods leave (see
     docs/labels.md), None where they were not run on it. reads: the held-out AUC of its label, a
-    human's left aside.
+    human's left aside. part_of, splits_into: its parent in a smaller SAE, its children in a larger
+    one; None where `monoscope split` did not tie the atlas to such.
     top_tokens, top_logits: vocabulary entries that the direction raises most; bottom_…: lowers
     most, lowest first. None if the index was made without a language model.
     """
@@ -101,6 +103,8 @@ class Feature:
     output: dict[str, Any] | None = None
     judgement: dict[str, Any] | None = None
     reads: float | None = None
+    part_of: Relation | None = None
+    splits_into: Relation | None = None
 
     @property
     def top(self) -> list[Example]:

@@ -116,6 +116,8 @@ def list_query(sort: str, descending: bool) -> str:
 
 
 LABELS = f"{KNOWN} SELECT latent, label FROM known ORDER BY latent"
+LABELS_OF = f"""{KNOWN} SELECT latent, label FROM known
+WHERE latent IN (SELECT unnest($latents::BIGINT[])) ORDER BY latent"""
 
 META_MASS = "SELECT latent, meta_mass FROM features ORDER BY latent"
 

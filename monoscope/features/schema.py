@@ -91,8 +91,28 @@ SCHEMAS = {
     ),
 }
 
+# Ties to the latents of a smaller SAE (parents) or a larger one (children); see lineage.py.
+_KIN = {
+    "latent": pa.int64(),
+    "other": pa.int64(),
+    "cosine": pa.float64(),
+    "n_other": pa.int64(),
+    "n_both": pa.int64(),
+    "parent_given_child": pa.float64(),
+    "contingency": pa.float64(),
+    "agrees": pa.bool_(),
+    "by_firing": pa.int64(),
+    "chance": pa.float64(),
+    "atlas": pa.string(),
+    "sae": pa.string(),
+    "d_sae": pa.int64(),
+    "n_tokens": pa.int64(),
+}
+
 # Tables that an atlas may lack.
 OPTIONAL = {
+    "parents": pa.schema(_KIN),
+    "children": pa.schema(_KIN),
     "map": pa.schema({"latent": pa.int64(), "x": pa.float32(), "y": pa.float32()}),
     "explanations": pa.schema(
         {
@@ -206,6 +226,8 @@ _GROUP_ROWS = {
     "similarity": 4096,
     "outputs": 4096,
     "judgements": 1024,
+    "parents": 4096,
+    "children": 4096,
 }
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from monoscope.features.context import ContextLine, context_line, short
 from monoscope.features.feature import Example, Feature, Neighbour, Row
+from monoscope.features.lineage import Relation
 from monoscope.features.methods import judged, lines
 from monoscope.features.text import TextDifference, TextFeatures, TextToken
 from monoscope.visible import quoted, visible
@@ -47,6 +48,10 @@ def feature_page(feature: Feature, *, n_top: int = 10, n_band: int = 2) -> Rende
         parts += [_heading("logit lens", _LENS_CAVEAT), _lens(feature)]
     if feature.neighbours:
         parts += [_heading("neighbours"), _neighbours(feature.neighbours)]
+    for name, relation in (("part of", feature.part_of), ("splits into", feature.splits_into)):
+        if relation is not None:
+            note = f"cosine and P(parent | child), in {visible(relation.atlas)}"
+            parts += [_heading(name, note), _kin(relation)]
     sources = _sources([*top, *bands])
     if sources:
         parts += [Text(), Text(f"text from {sources}", style="dim")]
@@ -230,6 +235,30 @@ def _neighbours(neighbours: Sequence[Neighbour], each: int = 5) -> RenderableTyp
                 Text(figure, style="dim"),
             )
     return table
+
+
+def doubts(cosine: float, agrees: bool, chance: float) -> str:
+    """What speaks against two latents being parent and child, each after a dot; "" for nothing."""
+    otherwise = "" if agrees else " · fires otherwise"
+    return otherwise + (" · no nearer than chance" if cosine <= chance else "")
+
+
+def _kin(relation: Relation, most: int = 8) -> RenderableType:
+    """The parent or the children with how closely they are tied; `most` of them, the rest told."""
+    if not relation.kin:
+        return Text(f"none, on the {relation.n_tokens:,} tokens read", style="dim")
+    table = _grid("right", "left", "right", stretch=1)
+    for one in relation.kin[:most]:
+        figures = f"cos {one.cosine:.2f} · P {one.parent_given_child:.2f}"
+        figures += doubts(one.cosine, one.agrees, relation.chance)
+        label = Text("label unknown", style="dim") if relation.trouble else label_text(one.label)
+        table.add_row(Text(f"#{one.latent}"), label, Text(figures, style="dim"))
+    parts: list[RenderableType] = [table]
+    if len(relation.kin) > most:
+        parts.append(Text(f"and {len(relation.kin) - most} more", style="dim"))
+    if relation.trouble:
+        parts.append(Text(visible(relation.trouble), style="dim"))
+    return Group(*parts)
 
 
 def _active(token: TextToken, labels: Labels, per_token: int) -> Text:

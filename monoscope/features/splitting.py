@@ -27,7 +27,7 @@ COLUMNS = pa.schema([
     ("n_child", pa.int64()), ("n_parent", pa.int64()), ("n_both", pa.int64()),
     ("parent_given_child", pa.float64()), ("contingency", pa.float64()),
     ("parent_by_firing", pa.int64()), ("contingency_by_firing", pa.float64()),
-    ("n_siblings", pa.int64()),
+    ("n_siblings", pa.int64()), ("chance", pa.float64()),
 ])  # fmt: skip
 _Counts = NDArray[np.int64]
 
@@ -48,7 +48,8 @@ def splitting(
     contingency ΔP = P(parent fires | child fires) − P(parent fires | child silent).
     parent_by_firing: the latent of the smaller with the highest ΔP, whatever its direction; where
     both agree, the child is a part of the parent in direction and in use.  n_siblings: children
-    with the same parent, this one among them.
+    with the same parent, this one among them.  chance: the cosine that 99 % of random directions,
+    drawn as the larger's rows lie, stay below; the same on every row.
     out: a Parquet file to write the table to.
 
     Raises ConfigError if `small` is not the smaller, MismatchError if the SAEs are not of this
@@ -66,20 +67,20 @@ def splitting(
     if not (len(alive) and len(children)):
         raise MismatchError("no latent of one of the SAEs fires on this store", got=f"{n} tokens")
     W_small, W_large = (sae.W_dec.detach().float().cpu().numpy() for sae in (small, large))
-    links = nearest_links(W_small, W_large, alive, children, seed=seed)
-    parents = links.to_a
+    links = nearest_links(W_large, W_small, children, alive, seed=seed)
+    parents = links.to_b
     together = np.asarray(both[parents, children]).ravel().astype(np.int64)
     firing, best = _by_firing(both, n_small, n_large, n)
     named = np.bincount(parents, minlength=small.d_sae)
     table = pa.table(
         {
-            "child": children, "parent": parents, "cosine": links.cos_b.astype(float),
+            "child": children, "parent": parents, "cosine": links.cos_a.astype(float),
             "n_child": n_large[children], "n_parent": n_small[parents], "n_both": together,
             "parent_given_child": together / n_large[children],
             "contingency": _contingency(together, n_small[parents], n_large[children], n),
             "parent_by_firing": pa.array(firing[children], mask=firing[children] < 0),
             "contingency_by_firing": pa.array(best[children], mask=firing[children] < 0),
-            "n_siblings": named[parents],
+            "n_siblings": named[parents], "chance": np.full(len(children), links.chance),
         },
         schema=COLUMNS,
     )  # fmt: skip
@@ -110,7 +111,7 @@ def _count(
 
 def _fired(sae: SAE, x: torch.Tensor) -> csr_array:
     """Which latents fire on which tokens [N, L], as ones."""
-    codes = sae.encode(x)
+    codes = sae.encode(x.to(sae.W_dec.device))
     found = csr_array(
         ((codes.values > 0).cpu().numpy().astype(np.int64), codes.indices.cpu().numpy(),
          codes.offsets.cpu().numpy()),

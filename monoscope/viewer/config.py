@@ -50,6 +50,11 @@ class ViewerConfig:
             )
 
     @property
+    def root(self) -> Path:
+        """The folder below which runs and other atlases are looked for."""
+        return (self.runs or self.atlas.resolve().parent).resolve()
+
+    @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the address."""
         if self.host in LOOPBACK_NAMES:

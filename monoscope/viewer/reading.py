@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from monoscope.errors import LatentError
 from monoscope.features.atlas import Atlas
 from monoscope.features.feature import Feature
+from monoscope.features.lineage import Relation, other_folder
 from monoscope.features.methods import judged
 from monoscope.viewer import schemas as s
 from monoscope.viewer.catalogue import Catalogue, integers
@@ -52,8 +55,8 @@ def rows(catalogue: Catalogue, latents: Sequence[int]) -> list[s.FeatureRow]:
     ]
 
 
-def detail(catalogue: Catalogue, atlas: Atlas, latent: int) -> s.FeatureDetail:
-    """Everything about one latent.
+def detail(catalogue: Catalogue, atlas: Atlas, latent: int, root: Path) -> s.FeatureDetail:
+    """Everything about one latent. root: below which other atlases are known by name.
 
     Raises LatentError for a latent that the SAE lacks.
     """
@@ -75,6 +78,8 @@ def detail(catalogue: Catalogue, atlas: Atlas, latent: int) -> s.FeatureDetail:
         lowers=_logits(feature.bottom_tokens, feature.bottom_logits),
         lens_reason=None if feature.top_tokens else str(lens.get("reason") or "not computed"),
         neighbours=_neighbours(catalogue, feature),
+        part_of=_relation(atlas, feature.part_of, root),
+        splits_into=_relation(atlas, feature.splits_into, root),
         meta=_meta(feature, atlas.manifest.get("meta_share") or {}),
         **{name: getattr(feature, name) for name in _FIGURES},
     )
@@ -189,6 +194,22 @@ def _neighbours(catalogue: Catalogue, feature: Feature) -> list[s.NeighbourOut]:
         )
         for pair in near
     ]
+
+
+def _relation(atlas: Atlas, told: Relation | None, root: Path) -> s.RelationOut | None:
+    """A relation with the other atlas named as others know it, and by no path outside the root."""
+    if told is None:
+        return None
+    folder = other_folder(atlas, told.atlas)
+    inside = folder.is_relative_to(root)
+    name = folder.relative_to(root).as_posix() if inside else folder.name
+    return s.RelationOut(
+        id=name if inside and told.trouble is None else None,
+        name=name,
+        trouble=None if told.trouble is None else told.trouble.replace(told.atlas, name),
+        **{n: getattr(told, n) for n in ("d_sae", "n_tokens", "chance")},
+        kin=[s.KinOut(**asdict(one)) for one in told.kin],
+    )
 
 
 def _logits(tokens: list[str] | None, logits: list[float] | None) -> list[s.Logit] | None:

@@ -127,6 +127,41 @@ class MetaShare(BaseModel):
     base: float | None
 
 
+class KinOut(BaseModel):
+    """A latent of another SAE that this one is a part of, or that is a part of this one.
+
+    cosine: of decoder rows; n_active, n_both: tokens read on which it, and on which both fire;
+    contingency: parent_given_child less P(parent fires | child silent); agrees: whether by_firing,
+    the latent of the smaller SAE with the highest contingency, is the parent by direction too.
+    """
+
+    latent: int
+    label: str | None
+    cosine: float
+    n_active: int
+    n_both: int
+    parent_given_child: float
+    contingency: float
+    agrees: bool
+    by_firing: int | None
+
+
+class RelationOut(BaseModel):
+    """A feature's parent in one smaller SAE, or its children in one larger.
+
+    id: the other atlas as the list of atlases has it, null where it is not among them; name: its
+    folder; chance: a cosine that chance gives; trouble: why its labels cannot be read, or null.
+    """
+
+    id: str | None
+    name: str
+    d_sae: int
+    n_tokens: int
+    chance: float
+    trouble: str | None
+    kin: list[KinOut]
+
+
 class FeatureDetail(BaseModel):
     """All that the atlas knows of one latent."""
 
@@ -146,6 +181,8 @@ class FeatureDetail(BaseModel):
     lowers: list[Logit] | None
     lens_reason: str | None
     neighbours: list[NeighbourOut]
+    part_of: RelationOut | None
+    splits_into: RelationOut | None
     meta: list[MetaShare]
 
 

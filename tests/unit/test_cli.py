@@ -17,7 +17,7 @@ from monoscope.errors import ConfigError, TrainingError
 
 VERBS = (
     "demo", "collect", "train", "eval", "report", "index", "label", "sweep", "features", "view",
-    "info", "steer", "compare", "import", "export",
+    "info", "steer", "compare", "split", "import", "export",
 )  # fmt: skip
 
 

@@ -157,7 +157,7 @@ class _Desk:
     def __init__(self, state: ViewerState) -> None:
         self.state = state
         self.own = state.config.atlas.resolve()
-        self.root = (state.config.runs or self.own.parent).resolve()
+        self.root = state.config.root
         self._open: dict[tuple[Path, Path, str, str], Comparison] = {}
         self._lock = threading.Lock()
 

@@ -30,7 +30,7 @@ MOST_ROWS = 200
 def router(state: ViewerState) -> APIRouter:
     """GET /api/v1/features and what is below it."""
     api = APIRouter(prefix="/api/v1", tags=["features"])
-    catalogue, atlas = state.catalogue, state.atlas
+    catalogue, atlas, root = state.catalogue, state.atlas, state.config.root
 
     def asked(q: str, sort: str, order: str, box: str) -> find.Search:
         return find.search(
@@ -95,7 +95,7 @@ def router(state: ViewerState) -> APIRouter:
     @api.get("/features/{latent}")
     def feature(latent: Path) -> s.FeatureDetail:
         """All that the atlas knows of one latent."""
-        return reading.detail(catalogue, atlas, latent)
+        return reading.detail(catalogue, atlas, latent, root)
 
     @api.get("/features/{latent}/around")
     def around(

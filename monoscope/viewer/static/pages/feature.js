@@ -9,6 +9,7 @@ import { useSetting } from "../settings.js";
 import { orderOf } from "./atlas/passage.js";
 import { passageOf } from "./atlas/query.js";
 import { Activation, Basis, Logits, Metadata } from "./feature/aside.js";
+import { Kindred } from "./feature/kin.js";
 import { Nearby } from "./feature/nearby.js";
 import { Contexts } from "./feature/contexts.js";
 import { LabelHead } from "./feature/label.js";
@@ -49,7 +50,7 @@ export function Page({ params, query, atlas }) {
       <//>
       <div class="cols">
         <div><${Contexts} key=${f.latent} feature=${f} />
-          <div class="two"><${Nearby} feature=${f} list=${list} /></div></div>
+          <div class="two"><${Nearby} feature=${f} list=${list} /><${Kindred} feature=${f} /></div></div>
         <aside>
           <${Activation} feature=${f} edges=${atlas?.histogram_edges} />
           <${TryIt} key=${`try${f.latent}`} feature=${f} atlas=${atlas} />
