@@ -16,11 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monoscope.errors import ConfigError, FormatError, LatentError, nearest
-from monoscope.features import lineage, queries, schema, side
+from monoscope.features import front, lineage, queries, schema, side
 from monoscope.features.annotations import Annotations
 from monoscope.features.explain import table as explained
 from monoscope.features.feature import Example, Feature, Neighbour, Row
-from monoscope.features.ngrams import table as ngrams
 
 Rows = list[Row]  # named here, because within the class `list` is a method
 Examples = list[Example]
@@ -86,11 +85,10 @@ class Atlas:
         human = self._human()
         row = self._ask(queries.FEATURE, {"latent": latent, **human})[0]
         told = explained.explanation(self.folder, self.manifest["build"], latent)
-        if told is not None and row["rule_method"] == explained.METHOD:
-            row["rule_label"] = told["rule_label"]
-        gram = side.read_row(self, "ngrams", latent)
-        if gram is not None and row["rule_method"] == ngrams.METHOD:
-            row["rule_label"] = gram["rule_label"]
+        gram, rule = side.read_row(self, "ngrams", latent), side.read_row(self, "rules", latent)
+        before = {front.LLM: told, front.NGRAM: gram}.get(row["rule_method"])
+        if before is not None:
+            row["rule_label"] = before["rule_label"] if rule is None else rule["label"]
         return Feature(
             latent=latent,
             label_rule=None if row["label_rule"] is None else json.loads(row["label_rule"]),

@@ -36,6 +36,7 @@ from monoscope.features.tables import (
     neighbours_table,
 )
 from monoscope.files import remove_partials, require_folder
+from monoscope.locks import folder_lock
 from monoscope.ops.moments import histogram_edges
 from monoscope.sae.model import require_directions
 
@@ -67,7 +68,14 @@ def index(
             raise ConfigError(f"{name} is out of range", got=value, expected="at least 1")
     check_together(sae, store, lm)
     require_directions(sae, "an index")
-    folder = _claim(out)
+    with folder_lock(_claim(out), "index"):
+        return _index(sae, store, lm, Path(out), n_tokens, seed, batch_size, progress)
+
+
+def _index(
+    sae: Any, store: Any, lm: Any, folder: Path, n_tokens: int | None, seed: int, batch_size: int,
+    progress: Progress | None,
+) -> Atlas:  # fmt: skip
     run = collect_statistics(
         sae, store, n_tokens=n_tokens, seed=seed, batch_size=batch_size, progress=progress
     )  # fmt: skip

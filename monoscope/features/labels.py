@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from monoscope.artifact.checks import check_together, weights_hash
 from monoscope.errors import DataError, FormatError, MismatchError
+from monoscope.features import front, side
 from monoscope.features.label_sample import Hits, Progress, Sample, by_latent, draw_sample
 from monoscope.features.rule_search import find_rules
 from monoscope.features.rules import LABEL_WIDTH, META, AnyOf, Rule
@@ -75,6 +76,7 @@ class Score:
         )
 
 
+@side.one_writer("label by rule")
 def label(
     atlas: Atlas,
     sae: SAE,
@@ -89,11 +91,14 @@ def label(
 
     n_tokens: tokens of the train split on which rules are proposed and chosen; n_held_out:
     tokens of the held-out split on which they are scored. A score is null below 10 held-out
-    firings. Writes the label columns of the atlas and `labels.json` beside them.
+    firings. Writes the rules' table, the labels in front (a language model's and n-grams' stay
+    there if they belong there, see front.py) and `labels.json`.
 
     Raises MismatchError if atlas, SAE and store do not belong together; DataError if the train
-    split is empty.
+    split is empty; OutputError while another command labels the atlas.
     """
+    from monoscope.features.ngrams.again import held_against  # which needs this module
+
     check_same(atlas, sae, store)
     n_tokens = min(n_tokens, sum(info.n_tokens for info in store.shards("train")))
     n_held_out = min(n_held_out, sum(info.n_tokens for info in store.shards("held_out")))
@@ -109,7 +114,10 @@ def label(
     )
     rows, rules = label_rows(train, held, seed=seed)
     summary = summarise(rows, rules, train, held, seed=seed)
-    atlas.set_labels(rows)
+    again = held_against(atlas, store, {row["latent"]: row for row in rows}, train, held)
+    front.keep_rules(atlas, rows)
+    side.merge_rows(atlas, front.NGRAMS, again)
+    front.settle(atlas)
     write_atomic(Path(atlas.folder) / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
     return atlas
 

@@ -35,6 +35,7 @@ class Figures(Protocol):
     def score(self) -> float: ...
 
 
+@side.one_writer("score outputs")
 def keep_outputs(
     atlas: Atlas,
     latents: Sequence[int],

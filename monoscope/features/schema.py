@@ -114,6 +114,9 @@ OPTIONAL = {
     "parents": pa.schema(_KIN),
     "children": pa.schema(_KIN),
     "map": pa.schema({"latent": pa.int64(), "x": pa.float32(), "y": pa.float32()}),
+    "rules": pa.schema(
+        {"latent": pa.int64()} | {k: v for k, v in LABEL_COLUMNS.items() if k != "label_method"}
+    ),
     "explanations": pa.schema(
         {
             "latent": pa.int64(),
@@ -131,6 +134,7 @@ OPTIONAL = {
             "n_marked": pa.int64(),
             "n_failed": pa.int64(),
             "evidence": pa.string(),
+            "floor": pa.float64(),
             "rule_label": pa.string(),
             "rule_f1": pa.float64(),
             "rule_auc": pa.float64(),
@@ -221,6 +225,7 @@ _GROUP_ROWS = {
     "contexts": 256,
     "neighbours": 65_536,
     "map": 65_536,
+    "rules": 4096,
     "explanations": 1024,
     "ngrams": 1024,
     "similarity": 4096,

@@ -6,11 +6,12 @@ taken up again, and an atlas without them is whole.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,11 +19,35 @@ import pyarrow.parquet as pq
 from monoscope.errors import FormatError
 from monoscope.features import schema
 from monoscope.files import write_atomic
+from monoscope.locks import folder_lock
 
 if TYPE_CHECKING:
     from monoscope.features.atlas import Atlas
 
 Row = dict[str, Any]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def one_writer(
+    doing: str,
+) -> Callable[[Callable[Concatenate[Atlas, _P], _R]], Callable[Concatenate[Atlas, _P], _R]]:
+    """Let a function of an atlas be the only one that writes its tables until it returns.
+
+    Tables are read, merged and rewritten, so that of two writers one would lose its rows. Readers,
+    and what a person writes (annotations.py), wait for nobody.  doing: told to who comes second.
+    The function raises OutputError, naming the holder, while another writes to the atlas.
+    """
+
+    def wrap(do: Callable[Concatenate[Atlas, _P], _R]) -> Callable[Concatenate[Atlas, _P], _R]:
+        @functools.wraps(do)
+        def alone(atlas: Atlas, *args: _P.args, **further: _P.kwargs) -> _R:
+            with folder_lock(atlas.folder, doing):
+                return do(atlas, *args, **further)
+
+        return alone
+
+    return wrap
 
 
 def read_table(atlas: Atlas, name: str, latent: int | None = None) -> pa.Table | None:

@@ -32,6 +32,7 @@ from monoscope.features.labels import check_same
 from monoscope.features.schema import EXPLAINED
 from monoscope.features.side import merge_rows, write_summary
 from monoscope.files import write_atomic
+from monoscope.locks import folder_lock
 
 if TYPE_CHECKING:
     from monoscope.data.store import ActivationStore
@@ -71,7 +72,7 @@ def explain(
 
     Raises MismatchError if atlas, SAE and store do not belong together; LatentError; ConfigError
     if the estimate exceeds the budget; EndpointError if the endpoint fails or the budget is spent;
-    DataError without held-out text.
+    DataError without held-out text; OutputError while another command labels the atlas.
     """
     prompts, budget, settings = prompts or Prompts(), budget or Budget(), settings or Settings()
     check_same(atlas, sae, store)
@@ -91,19 +92,20 @@ def explain(
     budget.approve(expected)
     kept = Journal(None) if journal is None else journal
     judge = Judge(endpoint, prompts, kept, budget, settings.answer_tokens)
-    _work(judge, cases, random, settings, progress)
-    rows = [table_row(case, endpoint.model) for case in cases]
-    summary = summarise(judge, cases, random, settings, expected)
-    summary["control"]["random_sae"]["given"] = random_sae is not None
-    if judge_labels:
-        merge_rows(atlas, JUDGED, [judgement(row, *given[row["latent"]]) for row in rows])
-        summary |= {"method": "judge", "build": atlas.manifest["build"]}
-        write_summary(atlas, JUDGED, summary)
+    with folder_lock(atlas.folder, "label by a language model"):
+        _work(judge, cases, random, settings, progress)
+        rows = [table_row(case, endpoint.model) for case in cases]
+        summary = summarise(judge, cases, random, settings, expected)
+        summary["control"]["random_sae"]["given"] = random_sae is not None
+        if judge_labels:
+            merge_rows(atlas, JUDGED, [judgement(row, *given[row["latent"]]) for row in rows])
+            summary |= {"method": "judge", "build": atlas.manifest["build"]}
+            write_summary(atlas, JUDGED, summary)
+            return summary
+        n_labelled = save(atlas, rows, floor=settings.floor)
+        summary |= {"build": atlas.manifest["build"], "n_labelled": n_labelled}
+        write_atomic(Path(atlas.folder) / EXPLAINED, json.dumps(summary, indent=1) + "\n")
         return summary
-    n_labelled = save(atlas, rows, floor=settings.floor)
-    summary |= {"build": atlas.manifest["build"], "n_labelled": n_labelled}
-    write_atomic(Path(atlas.folder) / EXPLAINED, json.dumps(summary, indent=1) + "\n")
-    return summary
 
 
 def given_labels(atlas: Atlas, latents: Sequence[int]) -> dict[int, tuple[str, str]]:

@@ -11,14 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monoscope.errors import FormatError
-from monoscope.features import schema, side
-from monoscope.features.ngrams import table as ngrams
+from monoscope.features import front, schema, side
 
 if TYPE_CHECKING:
     from monoscope.features.atlas import Atlas
 
-NAME = "explanations"
-METHOD = "llm"
+NAME = front.EXPLANATIONS
+METHOD = front.LLM
 
 Row = dict[str, Any]
 
@@ -43,76 +42,15 @@ def explanation(folder: Path, build: str, latent: int) -> Row | None:
 
 
 def save(atlas: Atlas, rows: Sequence[Row], *, floor: float) -> int:
-    """Merge rows into the table, and give the atlas those labels that earned it; their number.
+    """Merge rows into the table, and put those in front that earned it; their number.
 
     An explanation becomes the label where its detection AUC is at least `floor`; where it is not,
-    the label there was, by rule or n-grams, stays or comes back. The rule's own text and scores
-    are kept in the table. A human's label is stored elsewhere and goes before both.
+    n-grams' or the rule's label stands there, see `front`.
     """
-    held = explanations(atlas.folder, atlas.manifest["build"])
-    now = pq.read_table(
-        atlas.folder / schema.table_file("features"), columns=[*schema.LABEL_COLUMNS]
-    )
-    grams = side.read_rows(atlas, ngrams.NAME)
-    labels: list[Row] = []
-    n_set = 0
-    for row in rows:
-        latent = row["latent"]
-        current = {name: now[name][latent].as_py() for name in schema.LABEL_COLUMNS}
-        rule = _rule_of(current, held.get(latent), grams.get(latent))
-        held[latent] = row | rule
-        earned = row["detection_auc"] is not None and row["detection_auc"] >= floor
-        if earned and row["explanation"]:
-            n_set += 1
-            labels.append(_label(row, current))
-        elif current["label_method"] == METHOD:
-            labels.append(_back(latent, rule, current, grams.get(latent)))
-    table = pa.Table.from_pylist([held[i] for i in sorted(held)], schema=schema.OPTIONAL[NAME])
-    path = atlas.folder / schema.table_file(NAME)
-    schema.write_table(table, NAME, path, atlas.manifest)  # first, as it holds the rules' texts
-    if labels:
-        atlas.set_labels(labels)
-    return n_set
-
-
-def _label(row: Row, current: Row) -> Row:
-    """Label columns for an explanation: no F1, which is over tokens and would not compare."""
-    return {
-        "latent": row["latent"],
-        "label": row["explanation"],
-        "label_rule": current["label_rule"],
-        "label_method": METHOD,
-        "label_f1": None,
-        "label_auc": row["detection_auc"],
-        "label_base": current["label_base"],
-    }
-
-
-def _rule_of(current: Row, held: Row | None, gram: Row | None) -> Row:
-    """The rule's label and scores, from the atlas or, once replaced there, from a table."""
-    if current["label_method"] in (METHOD, ngrams.METHOD):
-        held = (held if current["label_method"] == METHOD else gram) or {}
-        return {name: held.get(name) for name in ("rule_label", "rule_f1", "rule_auc")}
-    return {
-        "rule_label": current["label"],
-        "rule_f1": current["label_f1"],
-        "rule_auc": current["label_auc"],
-    }
-
-
-def _back(latent: int, rule: Row, current: Row, gram: Row | None) -> Row:
-    """Label columns of the n-grams where they are better than the rule, else of the rule."""
-    if gram is not None and gram["shown"]:
-        return ngrams.label_columns(gram, current)
-    return {
-        "latent": latent,
-        "label": rule["rule_label"],
-        "label_rule": current["label_rule"],
-        "label_method": None if rule["rule_label"] is None else "rule",
-        "label_f1": rule["rule_f1"],
-        "label_auc": rule["rule_auc"],
-        "label_base": current["label_base"],
-    }
+    rules = front.rules_of(atlas)
+    told = [row | front.rule_figures(rules[row["latent"]]) | {"floor": floor} for row in rows]
+    side.merge_rows(atlas, NAME, told)
+    return front.settle(atlas, [row["latent"] for row in rows])[METHOD]
 
 
 def _read(folder: Path, build: str, filters: Any) -> list[Row]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monoscope.errors import ConfigError, DataError
-from monoscope.features import side
+from monoscope.features import front, side
 from monoscope.features.label_sample import Hits, Sample, by_latent, draw_sample
 from monoscope.features.labels import MIN_HELD_OUT, check_same
 from monoscope.features.ngrams import patterns as pat
@@ -24,7 +24,7 @@ from monoscope.features.ngrams.agreement import Agreement, Sparse, agreement
 from monoscope.features.ngrams.choose import choose, with_endings
 from monoscope.features.ngrams.reading import Reading
 from monoscope.features.ngrams.search import Context, Limits, Probe, search
-from monoscope.features.ngrams.table import NAME, remembered, show
+from monoscope.features.ngrams.table import NAME, save
 from monoscope.features.rules import META, rule_from_json
 
 if TYPE_CHECKING:
@@ -97,12 +97,18 @@ class Part:
         sample = draw_sample(sae, store, split, n_tokens, seed=seed, meta_keys=keys)
         if not len(sample.doc):
             raise DataError(f"the store's {split} split is empty", got=str(store.path))
+        return cls.of(store, sample)
+
+    @classmethod
+    def of(cls, store: ActivationStore, sample: Sample) -> Part:
+        """What was drawn before, with its documents read."""
         documents = store.get_documents(np.unique(sample.doc).tolist())
         return cls(
             sample, Reading.build(documents, sample.doc, sample.pos), by_latent(sample.firings)
         )
 
 
+@side.one_writer("label by n-grams")
 def label_ngrams(
     atlas: Atlas,
     sae: SAE,
@@ -119,15 +125,21 @@ def label_ngrams(
     below 10 held-out firings.
 
     Raises MismatchError if atlas, SAE, store and model do not belong together, LatentError,
-    DataError where a split is empty.
+    DataError where a split is empty, OutputError while another command labels the atlas.
     """
     settings = settings or Settings()
     check_same(atlas, sae, store)
     probe = Probe(lm, sae)
     wanted = [atlas.require(latent) for latent in dict.fromkeys(latents)]
     mark = side.fingerprint(VERSION, asdict(settings), store.identity)
-    held = side.read_rows(atlas, NAME)
-    done = {latent for latent in wanted if latent in held and held[latent]["settings"] == mark}
+    held, rules = side.read_rows(atlas, NAME), front.rules_of(atlas)
+    done = {
+        latent
+        for latent in wanted
+        if latent in held
+        and held[latent]["settings"] == mark
+        and front.is_against(held[latent], rules[latent])
+    }
     todo = [latent for latent in wanted if latent not in done]
     train = Part.draw(sae, store, "train", settings.n_tokens, settings.seed, None)
     keys = [n.removeprefix(META) for n in train.sample.table.columns if n.startswith(META)]
@@ -135,12 +147,15 @@ def label_ngrams(
     for start in range(0, len(todo), _GROUP):
         some = [atlas.feature(latent) for latent in todo[start : start + _GROUP]]
         rows = _explain(some, store, probe, train, test, settings)
-        side.merge_rows(atlas, NAME, [remembered(held, row) | {"settings": mark} for row in rows])
+        side.merge_rows(
+            atlas,
+            NAME,
+            [row | front.rule_figures(rules[row["latent"]]) | {"settings": mark} for row in rows],
+        )
         if progress is not None:
             progress(len(done) + start + len(some), len(wanted))
     rows = _controlled(atlas, wanted, test, settings)
-    side.merge_rows(atlas, NAME, rows)
-    n_shown = show(atlas, rows)
+    n_shown = save(atlas, rows)
     summary = summarise(rows, settings, probe, len(todo)) | {"n_labelled": n_shown}
     side.write_summary(atlas, NAME, summary)
     return summary
@@ -240,9 +255,12 @@ def _row(
     found = [(pattern, value) for pattern, value in told if pattern is not None]
     chosen = _choose(found, feature.latent, train, docs, settings)
     texts = {t: probe.lm.token_text(t) for p in chosen for t in p.tokens if t is not None}
-    fair = _scored(chosen, feature.latent, train, docs)
-    score = _scored(chosen, feature.latent, test, ())
-    rule, held_rule = _by_rule(feature, train, docs), _by_rule(feature, test, ())
+    fair = scored(chosen, feature.latent, train, docs)
+    score = scored(chosen, feature.latent, test, ())
+    rule, held_rule = (
+        by_rule(feature.latent, feature.label_rule, train, docs),
+        by_rule(feature.latent, feature.label_rule, test, ()),
+    )
     enough = score is not None and score.n_fired >= MIN_HELD_OUT
     evidence = [
         {"doc": c.doc, "pos": c.pos, "value": c.value, "suffix": c.suffix, "wild": c.wild}
@@ -251,7 +269,7 @@ def _row(
     return {
         "latent": feature.latent,
         "label": pat.describe(chosen, texts),
-        "shown": bool(chosen) and _better(fair, rule),
+        "shown": bool(chosen) and better(fair, rule),
         **{name: getattr(score, name) if enough else None for name in _FIGURES},
         "rule_r": None if held_rule is None or not enough else held_rule.r,
         "train_r": None if fair is None else fair.r,
@@ -284,7 +302,7 @@ def _choose(
     return chosen or pat.merge(found, settings.most)
 
 
-def _scored(
+def scored(
     found: Sequence[pat.Pattern], latent: int, part: Part, docs: Sequence[int]
 ) -> Agreement | None:
     """How the patterns predict the latent outside the documents; None where it never fires."""
@@ -299,16 +317,17 @@ def _agree(predicted: Sparse, latent: int, part: Part, docs: Sequence[int]) -> A
     return agreement(pairs[0], pairs[1], int(outside.sum()))
 
 
-def _by_rule(feature: Feature, part: Part, docs: Sequence[int]) -> Agreement | None:
-    """The same figures for the rule's yes and no."""
-    if feature.label_rule is None:
+def by_rule(
+    latent: int, given: dict[str, Any] | None, part: Part, docs: Sequence[int]
+) -> Agreement | None:
+    """The same figures for the yes and no of a rule as data; None where there is no rule."""
+    if given is None:
         return None
-    rule = rule_from_json(feature.label_rule)
-    rows = np.flatnonzero(rule.fires(part.sample.table)).astype(np.int64)
-    return _agree((rows, np.ones(len(rows))), feature.latent, part, docs)
+    rows = np.flatnonzero(rule_from_json(given).fires(part.sample.table)).astype(np.int64)
+    return _agree((rows, np.ones(len(rows))), latent, part, docs)
 
 
-def _better(fair: Agreement | None, rule: Agreement | None) -> bool:
+def better(fair: Agreement | None, rule: Agreement | None) -> bool:
     """Whether n-grams tell strong tokens better than the rule, and firing ones no worse."""
     if fair is None or fair.r <= 0:
         return False
@@ -327,7 +346,7 @@ def _controlled(
         row["control_r"] = row["control_auc"] = None
     if len(order) > 1:
         for row, other in zip(order, order[1:] + order[:1], strict=True):
-            score = _scored(pat.from_json(other["patterns"]), row["latent"], test, ())
+            score = scored(pat.from_json(other["patterns"]), row["latent"], test, ())
             assert score is not None
             row["control_r"], row["control_auc"] = score.r, score.auc
     return rows

@@ -123,6 +123,7 @@ class Examples:
         return list(dict.fromkeys((e.doc, e.pos // self.width) for e in some if e.split == "train"))
 
 
+@side.one_writer("label by likeness")
 def score_similarity(
     atlas: Atlas,
     sae: SAE,

@@ -122,11 +122,15 @@ class World:
 class Atlas:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = {"sae": {"hash": weights_hash(World(n_docs=6, length=3))}}
+        self.manifest = {"sae": {"hash": weights_hash(World(n_docs=6, length=3))}, "build": "x"}
+        self.n_features = len(NAMES)
         self.rows: list[dict[str, Any]] = []
 
     def set_labels(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
+
+    def require(self, latent: int) -> int:
+        return latent
 
 
 @pytest.fixture(scope="module")

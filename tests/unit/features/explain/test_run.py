@@ -14,7 +14,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from monoscope.errors import ConfigError, EndpointError, FormatError, LatentError, MismatchError
+from monoscope.errors import (
+    ConfigError,
+    EndpointError,
+    FormatError,
+    LatentError,
+    MismatchError,
+    OutputError,
+)
 from monoscope.features.atlas import Atlas, load_atlas
 from monoscope.features.explain.cost import Budget, Prices
 from monoscope.features.explain.endpoint import Endpoint
@@ -23,6 +30,7 @@ from monoscope.features.explain.plan import Settings
 from monoscope.features.explain.run import explain, in_parallel, pick
 from monoscope.features.explain.table import explanations
 from monoscope.features.show import feature_page
+from monoscope.locks import folder_lock
 from monoscope.ops.codes import SparseCodes
 from tests.unit.features.explain.world import (
     DEAD,
@@ -271,3 +279,12 @@ def test_a_failure_does_not_wait_for_threads_that_hang():
 def test_pick_draws_alive_latents(atlas):
     assert pick(atlas, 99, 0) == list(range(DEAD))
     assert len(pick(atlas, 2, 0)) == 2
+
+
+def test_while_another_command_labels_nothing_is_asked_but_an_estimate_is_given(atlas, store):
+    script = Script()
+    with folder_lock(atlas.folder, "label by rule"):
+        with pytest.raises(OutputError, match="got label by rule, process"):
+            asked(atlas, store, script)
+        assert asked(atlas, store, script, dry_run=True)["estimated"]
+    assert script.bodies == [] and not rows(atlas)

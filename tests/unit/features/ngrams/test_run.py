@@ -12,7 +12,6 @@ from monoscope.errors import ConfigError, LatentError, MismatchError
 from monoscope.features import side
 from monoscope.features.atlas import load_atlas
 from monoscope.features.explain.table import save as save_explanations
-from monoscope.features.labels import label
 from monoscope.features.ngrams.patterns import from_json
 from monoscope.features.ngrams.run import Settings, label_ngrams
 from monoscope.features.ngrams.search import Limits, Probe
@@ -232,14 +231,6 @@ def test_a_language_models_label_goes_in_front_and_gives_way_to_n_grams_again(at
     save_explanations(atlas, [said | {"detection_auc": 0.4}], floor=0.6)
     back = load_atlas(atlas.folder).feature(GAPPED)
     assert (back.label, back.label_method, back.rule_label) == ('" w10… w11"', "ngram", rule)
-
-
-def test_labelling_by_rule_again_brings_the_rules_back(atlas, store):
-    run(atlas, store)
-    label(atlas, ngram_sae(), store)
-    assert load_atlas(atlas.folder).feature(GAPPED).label_method == "rule"
-    run(atlas, store)
-    assert load_atlas(atlas.folder).feature(GAPPED).label_method == "ngram"
 
 
 def test_mistakes(atlas, store):
