@@ -1,4 +1,4 @@
-"""A small real slide: a store, two SAEs and their atlases, made once from SmolLM2 and kept."""
+"""A small real slide: a store, two SAEs and their tied atlases, made once from SmolLM2 and kept."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ def kept(cache: Path) -> Path:
 
 
 def make(out: Path) -> None:
-    """Harvest, train two sizes, evaluate one, index and label both."""
+    """Harvest, train two sizes, evaluate one, index, label and tie both."""
     import monoscope as ms
     from monoscope.artifact.checks import weights_hash
+    from monoscope.features.lineage import keep_splitting
 
     lm = ms.load_lm("demo")
     corpus = ms.Corpus.demo(SEED)
@@ -54,6 +55,8 @@ def make(out: Path) -> None:
         )
         atlas = ms.index(run.sae, store, lm=lm, out=out / ATLASES[name])
         ms.label(atlas, run.sae, store)
+    small, large = (ms.load_atlas(out / ATLASES[name]) for name in ("sae-small", "sae"))
+    keep_splitting(small, large, ms.load_sae(out / "sae-small"), ms.load_sae(out / "sae"), store)
     result = ms.evaluate(
         ms.load_sae(out / "sae"), store, lm, n_splice_tokens=300, bootstrap=50, dead_tokens=5_000
     )

@@ -26,6 +26,7 @@ from tests.unit.features.atlas_world import FakeSAE, FakeStore, make_store
 
 D, SIZES = 12, (10, 20, 40)
 DEAD = 3  # atlas_world's latent that never fires
+OTHERWISE = 17  # points exactly where its parent does, and fires where the next latent does
 
 
 class Store(FakeStore):
@@ -50,8 +51,12 @@ def planted(d_sae: int, above: Sized | None, seed: int) -> Sized:
     if above is not None:
         near = above.W_dec[torch.arange(d_sae) % above.config.d_sae]
         made.W_dec = near + 0.25 * made.W_dec
+    if above is not None:
+        made.W_dec[OTHERWISE] = near[OTHERWISE]
     made.W_enc = made.W_dec.clone()
     made.W_enc[DEAD] = 0
+    if above is not None:
+        made.W_enc[OTHERWISE] = made.W_dec[OTHERWISE + 1]
     return made
 
 
@@ -127,6 +132,9 @@ def test_every_tie_is_that_of_brute_force(tied: Path, saes: Any, store: Any) -> 
         assert [(k.agrees, k.cosine) for k in found.kin] == sorted(
             ((k.agrees, k.cosine) for k in found.kin), reverse=True
         )
+        if parent == OTHERWISE % SIZES[0]:
+            assert found.kin[0].agrees and found.kin[-1].latent == OTHERWISE
+            assert found.kin[-1].cosine > found.kin[0].cosine
         for kin in found.kin:
             assert kin.n_active == codes[1][:, kin.latent].sum()
 

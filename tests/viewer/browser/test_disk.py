@@ -44,6 +44,9 @@ def test_it_opens_searches_and_shows_features(exported: Path, fresh: Callable[..
     page.goto(f"{exported.as_uri()}/index.html#/f/3")
     expect(page.get_by_role("heading", level=1)).to_contain_text("</script><script>")
     expect(page.locator(".contexts > li").first).to_be_visible()
+    tied = page.get_by_role("region", name="Part of")
+    expect(tied).to_contain_text("atlas-small, 256 latents")
+    assert tied.get_by_role("link").get_attribute("href") == "#/compare?b=atlas-small"
     assert page.evaluate("window.owned") is None
     for path, there in (("run", ".chart canvas"), ("compare", ".family")):
         page.goto(f"{exported.as_uri()}/index.html#/{path}")
