@@ -76,6 +76,7 @@ def _index(
     sae: Any, store: Any, lm: Any, folder: Path, n_tokens: int | None, seed: int, batch_size: int,
     progress: Progress | None,
 ) -> Atlas:  # fmt: skip
+    remove_partials(folder)  # now that nobody else can be writing them
     run = collect_statistics(
         sae, store, n_tokens=n_tokens, seed=seed, batch_size=batch_size, progress=progress
     )  # fmt: skip
@@ -103,9 +104,7 @@ def _claim(out: str | os.PathLike[str]) -> Path:
     tables = [schema.table_file(name) for name in (*schema.SCHEMAS, *schema.OPTIONAL)]
     told = [SUMMARY_FILE, schema.EXPLAINED, *schema.SUMMARIES.values()]
     ours = [*tables, *told, schema.ANNOTATIONS + "*"]
-    folder = require_folder(Path(out), schema.MANIFEST, also=ours)
-    remove_partials(folder)
-    return folder
+    return require_folder(Path(out), schema.MANIFEST, also=ours)
 
 
 def _tables(statistics: Statistics, sae: Any, store: Any, lm: Any) -> dict[str, pa.Table]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
+
+import shelf
 
 import monoscope
 
@@ -29,15 +29,8 @@ def fingerprint() -> str:
 
 
 def kept(cache: Path) -> Path:
-    """The slide below `cache`, made if it is not there; slides of older code are removed."""
-    folder = cache / fingerprint()
-    if not folder.is_dir():
-        for old in cache.iterdir():
-            shutil.rmtree(old, ignore_errors=True)
-        draft = cache / f".{secrets.token_hex(4)}"
-        make(draft)
-        draft.replace(folder)
-    return folder
+    """The slide below `cache`, made if it is not there; those of older code that nobody uses go."""
+    return shelf.kept(cache, fingerprint(), make)
 
 
 def make(out: Path) -> None:
