@@ -72,7 +72,7 @@ def checked_device(given: str | None) -> str:
 
 def count(given: float | None) -> float | None:
     """A number from the command line, where 32 and 32.0 are the count 32, and 0.01 is a share."""
-    return int(given) if given is not None and given >= 1 and given.is_integer() else given
+    return int(given) if given is not None and float(given).is_integer() else given
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

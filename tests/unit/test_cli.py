@@ -333,3 +333,15 @@ def test_sweep_reads_lists_and_prints_one_object(capsys, monkeypatch):
     assert "bad value in --k: got 'x'" in refused(
         capsys, "sweep", "s", "--out", "o", "--d-sae", "8", "--k", "2,x"
     )
+
+
+@pytest.mark.parametrize("k", ["0", "-1", "0.0", "1.5", "4097", "nan"])
+def test_a_bad_k_names_both_its_ranges(k):
+    from monoscope.sae import SAEConfig
+
+    with pytest.raises(ConfigError) as caught:
+        SAEConfig(d_in=4, d_sae=4096, k=options.count(float(k)))
+    assert f"got {float(k):g}" in str(caught.value) or "got k 4097" in str(caught.value)
+    assert "a whole number from 1 to 4096 = d_sae, or a share of d_sae, 0 < k < 1" in str(
+        caught.value
+    )
