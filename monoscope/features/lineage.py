@@ -14,11 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from monoscope.errors import ConfigError, FormatError, MonoscopeError
 from monoscope.features import schema, side
+from monoscope.locks import folder_lock
 
 if TYPE_CHECKING:
     from monoscope.data.store import ActivationStore
@@ -101,7 +103,8 @@ def keep_splitting(
     What an atlas held of another smaller, or larger, SAE is replaced. n_tokens: train tokens read.
 
     Raises as `check_pair`; ConfigError for n_tokens below 1; MismatchError for an SAE that is not
-    its atlas's or not of the store; OutputError where an atlas cannot be written.
+    its atlas's or not of the store; OutputError where an atlas cannot be written or another command
+    writes to it.
     """
     from monoscope.features.labels import check_same
     from monoscope.features.splitting import splitting
@@ -111,8 +114,12 @@ def keep_splitting(
     check_pair(small, large)
     check_same(small, small_sae, store)
     check_same(large, large_sae, store)
-    found = splitting(small_sae, large_sae, store, n_tokens=n_tokens, seed=seed)
-    n_read = min(n_tokens, store.n_tokens("train"))
+    with folder_lock(small.folder, "split"), folder_lock(large.folder, "split"):
+        found = splitting(small_sae, large_sae, store, n_tokens=n_tokens, seed=seed)
+        return _keep(small, large, found, min(n_tokens, store.n_tokens("train")))
+
+
+def _keep(small: Atlas, large: Atlas, found: pa.Table, n_read: int) -> dict[str, Any]:
     agrees = pc.fill_null(pc.equal(found["parent"], found["parent_by_firing"]), False)
     found = found.append_column("agrees", agrees)
     for name, holder, other in ((PARENTS, large, small), (CHILDREN, small, large)):
@@ -125,7 +132,7 @@ def keep_splitting(
         "n_children": len(found),
         "n_parents": len(set(found["parent"].to_pylist())),
         "n_agree": sum(found["agrees"].to_pylist()),
-        "median_cosine": pc.approximate_median(found["cosine"]).as_py(),
+        "median_cosine": float(np.median(found["cosine"].to_numpy())),
         "chance": found["chance"][0].as_py(),
     }
 

@@ -66,7 +66,9 @@ def read_table(atlas: Atlas, name: str, latent: int | None = None) -> pa.Table |
         return pq.read_table(path, filters=only, schema=schema.OPTIONAL[name])
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise FormatError(
-            f"{path} is damaged", got=exc, hint="Delete it and label again by that method."
+            f"{path} is damaged",
+            got=exc,
+            hint="Delete it, then run the command that made it again.",
         ) from exc
 
 

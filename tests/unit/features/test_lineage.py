@@ -16,12 +16,13 @@ import torch
 from rich.console import Console
 
 from monoscope import cli
-from monoscope.errors import ConfigError, FormatError, LatentError, MismatchError
+from monoscope.errors import ConfigError, FormatError, LatentError, MismatchError, OutputError
 from monoscope.features import schema, side
 from monoscope.features.atlas import Atlas, load_atlas
 from monoscope.features.index import index
 from monoscope.features.lineage import CHILDREN, PARENTS, check_pair, keep_splitting, relation, tree
 from monoscope.features.show import feature_page
+from monoscope.locks import folder_lock
 from tests.unit.features.atlas_world import FakeSAE, FakeStore, make_store
 
 D, SIZES = 12, (10, 20, 40)
@@ -226,6 +227,14 @@ def test_bad_pairs_are_one_clear_line(plain: Path, saes: Any, store: Any) -> Non
     foreign.manifest["model"] = {"model": "other", "weights": "f" * 64}
     with pytest.raises(MismatchError, match="different models"):
         check_pair(small, foreign)
+    assert side.read_table(small, CHILDREN) is None and side.read_table(middle, PARENTS) is None
+
+
+def test_only_one_command_writes_to_either_atlas(plain: Path, saes: Any, store: Any) -> None:
+    small, middle, _ = opened(plain)
+    for held in (small, middle):
+        with folder_lock(held.folder, "index"), pytest.raises(OutputError, match="index"):
+            keep_splitting(small, middle, saes[0], saes[1], store)
     assert side.read_table(small, CHILDREN) is None and side.read_table(middle, PARENTS) is None
 
 
