@@ -38,7 +38,8 @@ const HOW = /** @type {Record<string, string>} */ ({ rule: "rule", ngram: "n-gra
 
 /** Whether it reads, writes or both, and how each method of labelling did, on one line. @param {{label: any}} props */
 function Does({ label }) {
-  const { output, judged } = label, shown = (judged || []).filter((/** @type {any} */ one) => one.auc !== null);
+  // the line above tells the rule's own scores where the rule's label stands in front
+  const { output, judged } = label, shown = (judged || []).filter((/** @type {any} */ one) => one.auc !== null && !(one.method === "rule" && label.method === "rule"));
   if (!output && !shown.length) return null;
   const nats = output && output.writes !== null ? `${output.writes > 0 ? "+" : ""}${two(output.writes)} nats` : "not known";
   return html`<p class="sub does tabular">
@@ -48,10 +49,11 @@ function Does({ label }) {
 
 /** @param {{label: any}} props */
 function Scores({ label }) {
-  const held = label.rule?.held_out;
+  const held = label.rule?.held_out, rule = (label.judged || []).find((/** @type {any} */ one) => one.method === "rule");
+  const specificity = rule && rule.specificity !== null ? `, specificity ${two(rule.specificity)}` : "";
   if (label.f1 === null) return html`<span>no score${held ? ` (${whole(held.n_fired)} held-out firings, too few)` : ""}</span>`;
   return html`<span class="tabular"><b class=${label.f1 >= 0.5 ? "score" : ""} title="2·TP / (rule fires + latent fires), on held-out tokens">F1 ${label.f1.toFixed(2)}</b>, <span title="(true-positive rate + true-negative rate) / 2; a coin gets 0.50">AUC ${label.auc.toFixed(2)}</span>
-    ${held ? html` <span title="of the rule's firings, how many are the latent's; of the latent's, how many the rule finds">(precision ${held.precision.toFixed(2)}, recall ${held.recall.toFixed(2)}; ${whole(held.n_fired)} firings in ${whole(held.n_tokens)} held-out tokens)</span>` : ""}</span>`;
+    ${held ? html` <span title="of the rule's firings, how many are the latent's; of the latent's, how many the rule finds; of the silent tokens, how many it leaves alone">(precision ${held.precision.toFixed(2)}, sensitivity ${held.recall.toFixed(2)}${specificity}; ${whole(held.n_fired)} firings in ${whole(held.n_tokens)} held-out tokens)</span>` : ""}</span>`;
 }
 
 /** A judge's scores; a coin gets 0.50. @param {{told: any}} props */
