@@ -112,6 +112,27 @@ class _SquaredDistance(torch.autograd.Function):
         return None, error * (2 * grad)
 
 
+class _NestedDistances(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parts: Tensor, b_dec: Tensor) -> Tensor:
+        errors = torch.empty_like(parts)
+        torch.add(parts[0], b_dec - x, out=errors[0])
+        for m in range(1, len(parts)):
+            torch.add(errors[m - 1], parts[m], out=errors[m])
+        ctx.save_for_backward(errors)
+        return torch.stack([torch.linalg.vecdot(error, error).sum() for error in errors])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (errors,) = ctx.saved_tensors
+        slopes = torch.empty_like(errors)  # part m is in every level from m on
+        torch.mul(errors[-1], 2 * grad[-1], out=slopes[-1])
+        for m in range(len(errors) - 2, -1, -1):
+            torch.addcmul(slopes[m + 1], errors[m], 2 * grad[m], out=slopes[m])
+        return None, slopes, slopes[0].sum(0)
+
+
 def take_rows(weight: Tensor, ids: Tensor) -> Tensor:
     """weight[ids] for distinct ids [n], whose gradient costs no more than those rows."""
     rows: Tensor = _TakeRows.apply(weight, ids)
@@ -139,3 +160,9 @@ def decode_values(values: Tensor, w_dec: Tensor, codes: SparseCodes) -> Tensor:
     """Reconstruction [N, D] without bias: Σ v · w_dec[i], differentiable in values and w_dec."""
     out: Tensor = _Decode.apply(values, w_dec, codes)
     return out
+
+
+def nested_distances(x: Tensor, parts: Tensor, b_dec: Tensor) -> Tensor:
+    """d [P] with d_m = Σ‖x − (b_dec + parts_0 + … + parts_m)‖², for x [N, D], parts [P, N, D]."""
+    distances: Tensor = _NestedDistances.apply(x, parts, b_dec)
+    return distances

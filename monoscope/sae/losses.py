@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from monoscope.ops import make_encoder
-from monoscope.ops.autograd import decode_values, squared_distance, take_rows
+from monoscope.ops.autograd import (
+    decode_values,
+    nested_distances,
+    squared_distance,
+    take_rows,
+)
 from monoscope.ops.codes import SparseCodes
 from monoscope.ops.window import preact_gap
 from monoscope.sae.model import SAE
@@ -36,17 +41,20 @@ def spread_of(x: Tensor) -> Tensor:
     return squared_distance(x.mean(0).expand_as(x), x)
 
 
-def nested(sae: SAE, codes: SparseCodes, prefixes: tuple[int, ...]) -> list[Tensor]:
-    """x̂ [N, D] from the first m latents alone, for each m of prefixes (Matryoshka, eq. 4).
+def nested(
+    sae: SAE, codes: SparseCodes, prefixes: tuple[int, ...], x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Σ‖x − x̂_m‖² [P], x̂_m from the first m latents alone, for each m of prefixes, and x̂ [N, D].
 
-    prefixes ascend to L. All blocks of latents are decoded at once and then summed up.
+    Matryoshka, eq. 4. prefixes ascend to L; all blocks of latents are decoded at once and then
+    summed up. x̂, from all latents, carries no gradient.
     """
     # filled on the device: a tensor of host numbers would have to be waited for
     bounds = torch.cat([codes.offsets.new_full((1,), prefix) for prefix in prefixes])
     blocks, order = codes.grouped(bounds)
     parts = decode_values(codes.values[order], sae.W_dec, blocks)
-    levels = parts.reshape(len(prefixes), codes.n_tokens, -1).cumsum(0) + sae.b_dec
-    return list(levels.unbind())
+    parts = parts.reshape(len(prefixes), codes.n_tokens, -1)
+    return nested_distances(x, parts, sae.b_dec), parts.detach().sum(0) + sae.b_dec.detach()
 
 
 def l1(codes: SparseCodes) -> Tensor:

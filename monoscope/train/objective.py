@@ -51,22 +51,19 @@ def objective(
     weight: the sparsity coefficient now.
     """
     spread = losses.spread_of(x)
-
-    def measure(x_hat: Tensor) -> Tensor:
-        if recipe.reconstruction == "relative":
-            return losses.relative_error(x, x_hat, spread)
-        return losses.squared_error(x, x_hat)
-
+    relative = recipe.reconstruction == "relative"
     if config.prefixes is not None:
         assert isinstance(active.codes, SparseCodes)
-        levels = losses.nested(sae, active.codes, prefix_counts(config.prefixes, sae.d_sae))
-        x_hat = levels[-1]
-        errors = torch.stack([measure(level) for level in levels])
+        prefixes = prefix_counts(config.prefixes, sae.d_sae)
+        distances, x_hat = losses.nested(sae, active.codes, prefixes, x)
+        errors = distances / (spread if relative else x.shape[0])
     else:
         x_hat = sae.reconstruct(active.codes)
-        errors = measure(x_hat)[None]
+        measured = (
+            losses.relative_error(x, x_hat, spread) if relative else losses.squared_error(x, x_hat)
+        )
+        errors = measured[None]
     reconstruction = errors.mean()
-    relative = recipe.reconstruction == "relative"
     proved = active.proved
     terms = {"reconstruction": reconstruction}
     if recipe.sparsity is not None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monoscope.ops.autograd import decode_values, encode_values
+from monoscope.ops.autograd import decode_values, encode_values, nested_distances
 from monoscope.ops.codes import SparseCodes
 from monoscope.ops.select import Encoder
 from monoscope.sae import SAE, SAEConfig, losses
@@ -142,3 +142,13 @@ def test_relative_error_is_one_for_the_mean_and_needs_no_scale() -> None:
     assert float(losses.relative_error(7 * x, 7 * 0.5 * x)) == pytest.approx(
         float(losses.relative_error(x, 0.5 * x))
     )
+
+
+def test_nested_distances_are_those_of_every_level_and_have_their_gradients() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(7, 5, generator=g, dtype=torch.float64)
+    parts = torch.randn(3, 7, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    b_dec = torch.randn(5, generator=g, dtype=torch.float64, requires_grad=True)
+    levels = parts.cumsum(0) + b_dec
+    torch.testing.assert_close(nested_distances(x, parts, b_dec), ((x - levels) ** 2).sum((1, 2)))
+    assert torch.autograd.gradcheck(lambda p, b: nested_distances(x, p, b), (parts, b_dec))
