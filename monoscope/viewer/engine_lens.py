@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
@@ -101,14 +101,19 @@ def read(
 
 
 def shown(
-    found: TextFeatures, *, per_token: int, limit: int, pinned: Iterable[int] = ()
+    found: TextFeatures,
+    *,
+    per_token: int,
+    limit: int,
+    by: Literal["sum", "max", "n_tokens"] = "sum",
+    pinned: Iterable[int] = (),
 ) -> LensText:
-    """What is answered for one text: the strongest of everything.
+    """What is answered for one text: the strongest of everything, in total those first by `by`.
 
     Latents told in total, and those pinned, are told on every token where they fire.
     """
     always = set(pinned)
-    ranked = [t for rank, t in enumerate(found.totals) if rank < limit or t.latent in always]
+    ranked = [t for rank, t in enumerate(found.ranked(by)) if rank < limit or t.latent in always]
     wanted = {t.latent for t in ranked}
     n_kept = sum(token.kept for token in found.tokens)
     tokens = []

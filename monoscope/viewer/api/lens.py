@@ -57,11 +57,12 @@ class Given(BaseModel):
 
 
 class LensRequest(Given):
-    """per_token: latents told of each token; limit: in total. Those in total, and those pinned, are
-    told wherever they fire."""
+    """per_token: latents told of each token; limit: in total, the first by `by`. Those in total,
+    and those pinned, are told wherever they fire."""
 
     per_token: int = Field(default=16, ge=1, le=1024)
     limit: int = Field(default=60, ge=1, le=1000)
+    by: Literal["sum", "max", "n_tokens"] = "sum"
     pinned: Annotated[list[Latent], Field(max_length=64)] = []
 
 
@@ -103,7 +104,9 @@ def router(state: ViewerState) -> APIRouter:
 
         def work(loaded: Loaded) -> Iterator[LensAnswer]:
             found = read(loaded, body.plain())
-            text = shown(found, per_token=body.per_token, limit=body.limit, pinned=body.pinned)
+            text = shown(
+                found, per_token=body.per_token, limit=body.limit, by=body.by, pinned=body.pinned
+            )
             known = facts(state.catalogue, [*mentioned(text), *body.pinned])
             yield LensAnswer(**dict(text), site=found.site, features=known)
 

@@ -219,7 +219,9 @@ def test_too_little_data_is_named() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_waits_for_the_step_and_saves_it(number: int, tmp_path: Path) -> None:
+def test_an_interrupt_waits_for_the_step_and_saves_it(
+    number: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """The signal comes in the middle of the 11th step's work."""
 
     class Interrupting(Counted):
@@ -239,6 +241,9 @@ def test_an_interrupt_waits_for_the_step_and_saves_it(number: int, tmp_path: Pat
             return stream
 
     asked = [order(tmp_path / "a"), order(tmp_path / "b", seed=4)]
+    # a shell starts background jobs deaf to Ctrl-C; the handler is what a foreground one has
+    outside = signal.signal(number, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(number, outside))
     heard = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         train_many(Interrupting(), asked, batch_size=BATCH)

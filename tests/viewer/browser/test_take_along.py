@@ -62,7 +62,10 @@ def run(lm: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
 
 
 def copied(page: Page, name: str, within: str = "main") -> str:
+    """What a button copies: the clipboard is emptied first, and waited for."""
+    page.evaluate("() => navigator.clipboard.writeText('')")
     page.locator(within).get_by_role("button", name=name, exact=True).last.click()
+    page.wait_for_function("async () => (await navigator.clipboard.readText()) !== ''")
     return str(page.evaluate("() => navigator.clipboard.readText()"))
 
 
@@ -100,11 +103,10 @@ def test_a_comparison_says_the_same_in_a_shell_and_in_python(fresh, run):
     expect(page.locator(".family .tag").first).to_have_text("matched")
     page.get_by_placeholder("words of a label").fill("unclear")
     expect(page).to_have_url(re.compile("q=unclear"))
-    heading = page.locator(".families h2")
-    expect(heading).to_have_text(re.compile("^[1-9][0-9]? matched"))
-    n = int(heading.inner_text().split()[0])
     told = json.loads(run(copied(page, "Copy command")))
-    assert told["n_families"] == n
+    n = told["n_families"]
+    assert n > 0
+    expect(page.locator(".families h2")).to_have_text(re.compile(f"^{n} matched"))
     first = page.locator(".family .members").first.inner_text().split()[0]
     assert str(told["families"][0]["a"][0]["latent"]) == first
     lines = run(copied(page, "Copy Python")).splitlines()
@@ -265,6 +267,7 @@ def test_a_chat_has_a_system_turn_that_its_link_and_command_keep(fresh):
     box.fill("Hello")
     box.press("Enter")
     expect(page.locator(".turns li:not(.end)")).to_have_count(1)
+    expect(page.locator(".turns li:not(.end)").first).to_contain_text("Hello")
     words = shlex.split(copied(page, "Copy command"))
     assert json.loads(words[words.index("--messages") + 1]) == [
         {"role": "system", "content": "You speak like a pirate."},

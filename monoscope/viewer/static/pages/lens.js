@@ -31,7 +31,7 @@ export function Page({ atlas }) {
   const dense = query.dense === "1";
   const by = /** @type {"sum"} */ (query.by && query.by in ORDERS ? query.by : "sum");
   const able = model?.state === "ready" || model?.state === "loading";
-  const { data: read, error, loading, again } = useReading(able ? text : "", able && two ? query.b : null, chat, pins);
+  const { data: read, error, loading, again } = useReading(able ? text : "", able && two ? query.b : null, chat, pins, by);
   const data = read && Boolean(read.differences) === two ? read : null; // for a moment the last answer is another view's
   const [over, look] = useState(/** @type {number | null} */ (null));
   const [shading, setShading] = useSetting("shading");

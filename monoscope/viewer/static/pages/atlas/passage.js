@@ -32,7 +32,7 @@ export function usePassage(text, dense) {
     if (text === null) return;
     const stop = new AbortController();
     setState((s) => ({ ...s, error: null }));
-    const timer = setTimeout(() => post("/lens", { text, limit: MOST, per_token: PER_TOKEN }, stop.signal).then(
+    const timer = setTimeout(() => post("/lens", { text, limit: MOST, by: "max", per_token: PER_TOKEN }, stop.signal).then(
       (told) => setState({ told, of: text, error: null }),
       (error) => { if (!stop.signal.aborted) setState({ told: null, of: text, error: error instanceof ApiError ? error.problem : { detail: String(error) } }); },
     ), PAUSE_MS);

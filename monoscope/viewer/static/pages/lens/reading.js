@@ -5,16 +5,17 @@ import { useEffect, useState } from "../../kit.js";
 /**
  * What the lens says of a text, or of two; read again when they change.
  * @param {string} a @param {string | null} b @param {boolean} chat @param {number[]} pins
+ * @param {string} by what the totals are ranked by, before they are cut
  */
-export function useReading(a, b, chat, pins) {
+export function useReading(a, b, chat, pins, by) {
   const [state, setState] = useState(/** @type {{data: any, error: any, loading: boolean}} */ ({ data: null, error: null, loading: false }));
   const [turn, setTurn] = useState(0);
-  const key = JSON.stringify([a, b, chat, pins]);
+  const key = JSON.stringify([a, b, chat, pins, by]);
   useEffect(() => {
     if (!a.trim() || (b !== null && !b.trim())) { setState({ data: null, error: null, loading: false }); return; }
     const stop = new AbortController();
     setState((s) => ({ data: s.data && Boolean(s.data.differences) === (b !== null) ? s.data : null, error: null, loading: true }));
-    const body = b !== null ? { a: { text: a }, b: { text: b }, pinned: pins } : { ...(chat ? { messages: turnsOf(a) } : { text: a }), pinned: pins };
+    const body = b !== null ? { a: { text: a }, b: { text: b }, pinned: pins } : { ...(chat ? { messages: turnsOf(a) } : { text: a }), pinned: pins, by };
     post(b !== null ? "/lens/compare" : "/lens", body, stop.signal).then(
       (told) => setState({ data: b !== null ? told : { a: told, features: told.features }, error: null, loading: false }),
       (error) => { if (!stop.signal.aborted) setState({ data: null, error: error instanceof ApiError ? error.problem : { detail: String(error) }, loading: false }); },
