@@ -22,9 +22,10 @@ SAMPLE_PROMPTS = (
     "Today we are going to talk about",
     "The story begins with",
 )
-N_WORDS, N_KINDS, N_FINALISTS = 48, 128, 5
+N_WORDS, N_KINDS, N_FINALISTS = 48, 128, 8
 STRENGTHS, SCREEN_AT = (0.3, 0.4, 0.5), 0.45
 DENSITY = (1e-4, 5e-2)
+_READS = 0.25  # held-out F1 of its label from which a latent of words reads
 _SHARED = 0.005  # a word that more than this share of latents fires on stands for none of them
 _OWNED = 0.9  # share of its activation on one metadata value that makes a latent that value's own
 _N_TYPICAL = 24
@@ -37,9 +38,10 @@ def steer_sample(
 ) -> dict[str, Any]:
     """Find the feature that writes best, and what the model says with it turned up.
 
-    Two kinds are tried: features of words promise the words that they fire on, features of one
-    metadata value (a language, say) the tokens typical of its documents.  The JSON of `steer` for
-    the first prompt, all prompts under "samples", what was promised under "promise", and the search
+    Two kinds are tried: features of words that read (their labels hold on held-out documents)
+    promise the words that they fire on, features of one metadata value (a language, say) the tokens
+    typical of its documents.  The JSON of `steer` for the first prompt, all prompts under
+    "samples", what was promised under "promise", and the search
     under "writer", which is None (and "samples" empty) if no feature promises anything to try.
     """
     rows = [
@@ -48,7 +50,9 @@ def steer_sample(
         if DENSITY[0] <= row.density <= DENSITY[1]
     ]
     owners = owned(atlas.meta_mass(), store)
-    words = best_aimed(lm, sae, word_promises(lm, rows), N_WORDS)
+    read = {row.latent for row in rows if (row.label_f1 or 0.0) >= _READS}
+    promised = {i: words for i, words in word_promises(lm, rows).items() if i in read}
+    words = best_aimed(lm, sae, promised, N_WORDS)
     kinds = kind_promises(rows, owners, typical_tokens(store, owners.values(), lm.special_ids))
     tried = [group for group in (words, kinds) if group]
     if not tried:
@@ -67,8 +71,7 @@ def steer_sample(
     for prompt in SAMPLE_PROMPTS:
         said = generate(lm, prompt, edits=[edit], max_new_tokens=40, seed=seed)
         samples.append({"prompt": prompt, **said.to_json()})
-    promised = (words | kinds)[best.latent]
-    wanted = sorted(promised.items(), key=lambda pair: -pair[1])
+    wanted = sorted((words | kinds)[best.latent].items(), key=lambda pair: -pair[1])
     return {
         **samples[0],
         "n_candidates": len(words | kinds),

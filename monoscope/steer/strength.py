@@ -7,7 +7,8 @@ A text is judged by what can be counted in it, without a judge model:
     ce         mean −log p of its tokens under the unedited model, nats
     distinct2  share of its bigrams that are no repeat
 
-Against the unsteered text (index 0), with g(a) = min(1, max(0, a − a_0) / 0.2):
+Against the unsteered text (index 0), with g(a) the mean of min(1, max(0, a − a_0) / 0.2) over
+prompts, each by the shares of its own texts, so that spam after one is no effect on the others:
 
     effect  = √(g(promised) · g(reread)), or g(promised) for a promise of 12 tokens or more
     fluency = min(1, distinct2 / distinct2_0)² · exp(−max(0, ce − ce_0 − 1))
@@ -208,13 +209,13 @@ class Judge:
 
     def trial(self, text: Written, times_norm: float) -> Trial:
         """The figures of one set of texts, as the module's docstring defines them."""
-        gains = [_gain(f(text) - f(self.plain)) for f in (self._promised, self._reread)]
+        gains = [_gain(of(text), of(self.plain)) for of in (self._promised, self._reread)]
         repeats = text.distinct2 / self.plain.distinct2 if self.plain.distinct2 else 1.0
         surprise = max(0.0, text.ce - self.plain.ce - FREE_SURPRISE)
         return Trial(
             times_norm=times_norm,
-            promised=self._promised(text),
-            reread=self._reread(text),
+            promised=_share(self._promised(text)),
+            reread=_share(self._reread(text)),
             ce=text.ce,
             distinct2=text.distinct2,
             effect=gains[0] if len(self.wanted) >= BROAD else math.sqrt(gains[0] * gains[1]),
@@ -222,17 +223,29 @@ class Judge:
             texts=tuple(self.lm.decode(row) for row in text.ids),
         )
 
-    def _promised(self, text: Written) -> float:
-        tokens = text.tokens.tolist()
-        return sum(self.wanted.get(token, 0.0) for token in tokens) / max(1, len(tokens))
+    def _promised(self, text: Written) -> _Marks:
+        """How much of the promise each token is, text by text."""
+        return [[self.wanted.get(token, 0.0) for token in row] for row in text.ids]
 
-    def _reread(self, text: Written) -> float:
-        fires = text.codes.column(self.latent) > 0
-        return float(fires.double().mean()) if fires.numel() else 0.0
+    def _reread(self, text: Written) -> _Marks:
+        """1.0 where the latent fires, text by text."""
+        fires = iter((text.codes.column(self.latent) > 0).double().tolist())
+        return [[next(fires) for _ in row] for row in text.ids]
 
 
-def _gain(difference: float) -> float:
-    return min(1.0, max(0.0, difference) / FULL_EFFECT)
+_Marks = list[list[float]]  # a figure for each token of each text
+
+
+def _share(marks: _Marks) -> float:
+    """The mean over all tokens, 0 where there are none."""
+    flat = [mark for row in marks for mark in row]
+    return sum(flat) / max(1, len(flat))
+
+
+def _gain(marks: _Marks, plain: _Marks) -> float:
+    """g: the mean over prompts of how far a text's share lies above its plain text's."""
+    rises = [_share([row]) - _share([before]) for row, before in zip(marks, plain, strict=True)]
+    return sum(min(1.0, max(0.0, rise) / FULL_EFFECT) for rise in rises) / max(1, len(rises))
 
 
 def checked_strengths(strengths: Sequence[float]) -> list[float]:

@@ -47,10 +47,12 @@ def test_figures_of_a_trial_by_hand(lm):
     text = written([[5, 5, 10], [10, 7]], [2.0, 0, 0.5, 0, 0], ce=3.0, distinct2=0.6)
     judge = Judge(lm, 3, {5: 0.5, 10: 0.25}, plain)
     trial = judge.trial(text, 0.4)
-    promised, before = (0.5 + 0.5 + 0.25 + 0.25) / 5, 0.5 / 5
-    assert trial.promised == pytest.approx(promised)
+    assert trial.promised == pytest.approx((0.5 + 0.5 + 0.25 + 0.25) / 5)
     assert trial.reread == pytest.approx(2 / 5)
-    effect = math.sqrt(min(1, (promised - before) / 0.2) * min(1, (0.4 - 0.2) / 0.2))
+    # prompt by prompt: 1.25 / 3 where it was 0.5 / 2, then 0.25 / 2 where it was 0
+    kept = ((1.25 / 3 - 0.25) / 0.2 + (0.25 / 2) / 0.2) / 2
+    fired = (min(1, (2 / 3 - 1 / 2) / 0.2) + 0) / 2
+    effect = math.sqrt(kept * fired)
     assert trial.effect == pytest.approx(effect)
     assert trial.fluency == pytest.approx((0.6 / 0.8) ** 2 * math.exp(-(3.0 - 1.5 - 1)))
     assert trial.score == pytest.approx(trial.effect * trial.fluency)
@@ -75,6 +77,13 @@ def test_a_broad_promise_is_kept_by_text_of_its_tokens(lm):
     assert Judge(lm, 3, broad, plain).trial(text, 1.0).effect == 1.0
     del broad[12]
     assert Judge(lm, 3, broad, plain).trial(text, 1.0).effect == 0.0
+
+
+def test_spam_after_one_prompt_is_no_effect_on_the_others(lm):
+    plain = written([[6] * 5] * 4, [0.0] * 20)
+    judge = Judge(lm, 3, {5: 1.0}, plain)
+    text = written([[5] * 5, [6] * 5, [6] * 5, [6] * 5], [1.0] * 5 + [0.0] * 15)
+    assert judge.trial(text, 1.0).effect == pytest.approx(1 / 4)
 
 
 def test_better_text_than_the_default_gets_no_bonus(lm):
@@ -130,7 +139,7 @@ def test_a_latent_built_to_write_wins_and_its_controls_do_not(lm, writer_sae):
     assert ranked[0].latent == 5
     assert ranked[0].search.best.promised > 0.5
     assert ranked[0].search.best.reread > 0.5
-    assert ranked[0].search.best.effect == 1.0
+    assert ranked[0].search.best.effect >= 2 / 3  # after two prompts of three at least
     assert ranked[0].search.random.effect < 0.5
     assert ranked[0].search.reversed.effect == 0.0
     assert ranked[0].score >= ranked[1].score
