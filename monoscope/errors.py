@@ -21,7 +21,7 @@ Each message is one line: what went wrong, what was got, what was expected, what
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class MonoscopeError(Exception):
@@ -101,3 +101,10 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     """The closest of `names` to a mistyped `name`, for "did you mean" hints."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return close[0] if close else None
+
+
+def require_at_least(of: object, least: Mapping[str, int]) -> None:
+    """Raise ConfigError unless each attribute named in `least` has that value or more."""
+    for name, low in least.items():
+        if (value := getattr(of, name)) < low:
+            raise ConfigError(f"{name} is out of range", got=value, expected=f"at least {low}")

@@ -44,10 +44,7 @@ def compare(
         str | None,
         typer.Option("--family", metavar="I-J", help="One family, with the contexts both saw."),
     ] = None,
-    runs: Annotated[
-        str | None,
-        typer.Option("--runs", metavar="DIR", help="Where their SAEs lie. Default: beside them."),
-    ] = None,
+    runs: opt.Runs = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Families shown.")] = 20,
     as_json: opt.Json = False,
 ) -> None:

@@ -86,10 +86,7 @@ class Asked:
                 got=", ".join(_FLAGS.get(name, f"--{name.replace('_', '-')}") for name in given),
                 expected="--explainer-url and --explainer-model",
             )
-        if self.latents is not None and self.n is not None:
-            raise ConfigError("--latents and --n both say which features; give one of them")
-        if self.n is not None and self.n < 1:
-            raise ConfigError("--n is out of range", got=self.n, expected="at least 1")
+        check_which(self.latents, self.n)
 
     @property
     def wanted(self) -> bool:
@@ -106,6 +103,14 @@ class Asked:
         }  # fmt: skip
         given: dict[str, Any] = {k: v for k, v in named.items() if v is not None}
         return Settings(seed=self.seed, **given)
+
+
+def check_which(latents: str | None, n: int | None) -> None:
+    """Raise ConfigError unless at most one of --latents and --n is given, and --n is a number."""
+    if latents is not None and n is not None:
+        raise ConfigError("--latents and --n both say which features; give one of them")
+    if n is not None and n < 1:
+        raise ConfigError("--n is out of range", got=n, expected="at least 1")
 
 
 _NONE = (None, False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monoscope.cli import options as opt
-from monoscope.cli.explainer import Asked, parse_latents
+from monoscope.cli.explainer import Asked, check_which, parse_latents
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
 from monoscope.errors import ConfigError
 
@@ -49,10 +49,7 @@ class Wanted:
                 got=repr(self.method),
                 expected=f"one of {', '.join(METHODS)}",
             )
-        if self.latents is not None and self.n is not None:
-            raise ConfigError("--latents and --n both say which features; give one of them")
-        if self.n is not None and self.n < 1:
-            raise ConfigError("--n is out of range", got=self.n, expected="at least 1")
+        check_which(self.latents, self.n)
 
     def pick(self, atlas: Atlas) -> list[int]:
         """Those named, or as many as asked of the living in random order, or all of these."""

@@ -20,6 +20,10 @@ _RECORDED = " Default: the one the SAE was trained on."
 SaeDir = Annotated[str, typer.Argument(metavar="SAE", help="Folder of a trained SAE.")]
 AtlasDir = Annotated[str, typer.Argument(metavar="ATLAS", help="Folder of an atlas.")]
 StoreDir = Annotated[str, typer.Option("--store", metavar="DIR", help="Store of activations.")]
+Runs = Annotated[
+    str | None,
+    typer.Option("--runs", metavar="DIR", help="Where their SAEs lie. Default: beside them."),
+]
 Model = Annotated[str, typer.Option("--model", metavar="M", help=_MODEL)]
 RecordedModel = Annotated[str | None, typer.Option("--model", metavar="M", help=_MODEL + _RECORDED)]
 NoModel = Annotated[

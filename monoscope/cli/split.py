@@ -31,10 +31,7 @@ def split(
     ],
     store: opt.StoreDir,
     tokens: opt.Tokens = 65_536,
-    runs: Annotated[
-        str | None,
-        typer.Option("--runs", metavar="DIR", help="Where their SAEs lie. Default: beside them."),
-    ] = None,
+    runs: opt.Runs = None,
     seed: opt.Seed = 0,
     as_json: opt.Json = False,
 ) -> None:

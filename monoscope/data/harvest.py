@@ -37,7 +37,7 @@ from monoscope.data.windows import (
     next_group,
     token_docs,
 )
-from monoscope.errors import ConfigError, CorpusError, DataError
+from monoscope.errors import ConfigError, CorpusError, DataError, require_at_least
 from monoscope.sites import Site
 
 _LOG = logging.getLogger(__name__)
@@ -120,11 +120,8 @@ def collect(
 
 
 def _check(arguments: Arguments, lm: CaptureLM) -> None:
-    for name in ("n_tokens", "max_doc_tokens", "batch_tokens", "shard_tokens"):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(
-                f"{name} is out of range", got=getattr(arguments, name), expected="at least 1"
-            )
+    counts = ("n_tokens", "max_doc_tokens", "batch_tokens", "shard_tokens")
+    require_at_least(arguments, dict.fromkeys(counts, 1))
     if not 0 <= arguments.held_out < 1:
         raise ConfigError(
             "held_out is out of range", got=arguments.held_out, expected="0 or more, below 1"

@@ -65,6 +65,14 @@ class MaskPolicy:
         return cls(tuple(data["special_ids"]), float(data["sink_ratio"]), data["max_norm"])
 
 
+def recorded_policy(provenance: Mapping[str, Any]) -> MaskPolicy | None:
+    """The policy by which an SAE's training left tokens out, or None where none is recorded."""
+    recorded = provenance.get("mask_policy")
+    if recorded is None or isinstance(recorded, MaskPolicy):
+        return recorded
+    return MaskPolicy.from_dict(recorded)
+
+
 def token_norms(x: Tensor) -> Tensor:
     """‖x‖ over the last axis of x [..., D], in float32 or, where x is more exact, in its dtype."""
     return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))

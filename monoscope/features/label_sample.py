@@ -53,7 +53,7 @@ def draw_sample(
     meta_keys: metadata to describe tokens by; None takes the keys with few distinct values.
     """
     rng = np.random.default_rng([seed, 0 if split == "train" else 1])
-    infos = _some_shards(store.shards(split), n_tokens * OVERSAMPLE, rng)
+    infos = some_shards(store.shards(split), n_tokens * OVERSAMPLE, rng)
     wanted = min(1.0, n_tokens / max(sum(info.n_tokens for info in infos), 1))
     latents, rows, values, docs, positions = [], [], [], [], []
     done = 0
@@ -88,7 +88,7 @@ def _encode(sae: SAE, acts: torch.Tensor) -> SparseCodes:
     return SparseCodes(codes.indices.cpu(), codes.values.cpu(), codes.offsets.cpu(), codes.d_sae)
 
 
-def _some_shards(infos: list[Any], n_tokens: int, rng: np.random.Generator) -> list[Any]:
+def some_shards(infos: list[Any], n_tokens: int, rng: np.random.Generator) -> list[Any]:
     """Shards in random order until they hold n_tokens, so a large store is not read whole."""
     kept, total = [], 0
     for i in rng.permutation(len(infos)).tolist():

@@ -109,6 +109,17 @@ _KIN = {
     "n_tokens": pa.int64(),
 }
 
+# What a language model's judgement of a label came to.
+_EXAM = {
+    **{
+        f"{test}_{figure}": pa.float64()
+        for test in ("detection", "fuzzing", "contrast", "shuffled")
+        for figure in ("auc", "accuracy", "sensitivity", "specificity")
+    },
+    **dict.fromkeys(("n_positive", "n_random", "n_hard", "n_marked", "n_failed"), pa.int64()),
+    "evidence": pa.string(),
+}
+
 # Tables that an atlas may lack.
 OPTIONAL = {
     "parents": pa.schema(_KIN),
@@ -123,17 +134,7 @@ OPTIONAL = {
             "explanation": pa.string(),
             "model": pa.string(),
             "n_excerpts": pa.int64(),
-            **{
-                f"{test}_{figure}": pa.float64()
-                for test in ("detection", "fuzzing", "contrast", "shuffled")
-                for figure in ("auc", "accuracy", "sensitivity", "specificity")
-            },
-            "n_positive": pa.int64(),
-            "n_random": pa.int64(),
-            "n_hard": pa.int64(),
-            "n_marked": pa.int64(),
-            "n_failed": pa.int64(),
-            "evidence": pa.string(),
+            **_EXAM,
             "floor": pa.float64(),
             "rule_label": pa.string(),
             "rule_f1": pa.float64(),
@@ -203,17 +204,7 @@ OPTIONAL = {
             "label": pa.string(),
             "label_method": pa.string(),
             "model": pa.string(),
-            **{
-                f"{test}_{figure}": pa.float64()
-                for test in ("detection", "fuzzing", "contrast", "shuffled")
-                for figure in ("auc", "accuracy", "sensitivity", "specificity")
-            },
-            "n_positive": pa.int64(),
-            "n_random": pa.int64(),
-            "n_hard": pa.int64(),
-            "n_marked": pa.int64(),
-            "n_failed": pa.int64(),
-            "evidence": pa.string(),
+            **_EXAM,
         }
     ),
 }

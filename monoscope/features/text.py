@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from monoscope.data.masking import MaskPolicy
+from monoscope.data.masking import MaskPolicy, recorded_policy
 from monoscope.errors import ConfigError, CorpusError
 from monoscope.ops.codes import SparseCodes
 from monoscope.sites import Site
@@ -168,7 +168,9 @@ def features_on_ids(
             got=f"context_length {length}",
             expected=f"more than {len(prefix)}",
         )
-    x, kept = _activations(lm, site, _policy(sae, lm), list(ids), list(prefix), length)
+    # where none is recorded, special tokens alone are left out
+    policy = recorded_policy(sae.provenance) or MaskPolicy(tuple(lm.special_ids))
+    x, kept = _activations(lm, site, policy, list(ids), list(prefix), length)
     codes = sae.encode(x[kept].to(sae.W_dec.device))
     active = _by_token(codes, kept)
     tokens = tuple(
@@ -176,14 +178,6 @@ def features_on_ids(
         for piece, token_id, k, fired in zip(pieces, ids, kept.tolist(), active, strict=True)
     )
     return TextFeatures("".join(pieces), str(site), tokens, _totals(tokens))
-
-
-def _policy(sae: SAE, lm: LM) -> MaskPolicy:
-    """The recorded policy; where there is none, special tokens alone are left out."""
-    recorded = sae.provenance.get("mask_policy")
-    if recorded is None:
-        return MaskPolicy(tuple(lm.special_ids))
-    return recorded if isinstance(recorded, MaskPolicy) else MaskPolicy.from_dict(recorded)
 
 
 def _activations(

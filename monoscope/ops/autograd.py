@@ -114,17 +114,19 @@ class _SquaredDistance(torch.autograd.Function):
 
 class _NestedDistances(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parts: Tensor, b_dec: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, parts: Tensor, b_dec: Tensor) -> tuple[Tensor, Tensor]:
         errors = torch.empty_like(parts)
         torch.add(parts[0], b_dec - x, out=errors[0])
         for m in range(1, len(parts)):
             torch.add(errors[m - 1], parts[m], out=errors[m])
         ctx.save_for_backward(errors)
-        return torch.stack([torch.linalg.vecdot(error, error).sum() for error in errors])
+        x_hat = x + errors[-1]
+        ctx.mark_non_differentiable(x_hat)
+        return torch.stack([torch.linalg.vecdot(error, error).sum() for error in errors]), x_hat
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (errors,) = ctx.saved_tensors
         slopes = torch.empty_like(errors)  # part m is in every level from m on
         torch.mul(errors[-1], 2 * grad[-1], out=slopes[-1])
@@ -162,7 +164,10 @@ def decode_values(values: Tensor, w_dec: Tensor, codes: SparseCodes) -> Tensor:
     return out
 
 
-def nested_distances(x: Tensor, parts: Tensor, b_dec: Tensor) -> Tensor:
-    """d [P] with d_m = Σ‖x − (b_dec + parts_0 + … + parts_m)‖², for x [N, D], parts [P, N, D]."""
-    distances: Tensor = _NestedDistances.apply(x, parts, b_dec)
-    return distances
+def nested_distances(x: Tensor, parts: Tensor, b_dec: Tensor) -> tuple[Tensor, Tensor]:
+    """d [P] with d_m = Σ‖x − x̂_m‖² for x̂_m = b_dec + parts_0 + … + parts_m, and the last x̂_m.
+
+    x [N, D], parts [P, N, D]. x̂ [N, D] carries no gradient.
+    """
+    distances, x_hat = _NestedDistances.apply(x, parts, b_dec)
+    return distances, x_hat

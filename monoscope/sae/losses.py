@@ -53,8 +53,7 @@ def nested(
     bounds = torch.cat([codes.offsets.new_full((1,), prefix) for prefix in prefixes])
     blocks, order = codes.grouped(bounds)
     parts = decode_values(codes.values[order], sae.W_dec, blocks)
-    parts = parts.reshape(len(prefixes), codes.n_tokens, -1)
-    return nested_distances(x, parts, sae.b_dec), parts.detach().sum(0) + sae.b_dec.detach()
+    return nested_distances(x, parts.reshape(len(prefixes), codes.n_tokens, -1), sae.b_dec)
 
 
 def l1(codes: SparseCodes) -> Tensor:

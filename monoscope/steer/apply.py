@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from monoscope.data.masking import recorded_policy
 from monoscope.lm.protocol import Hook, Positions
 from monoscope.sae.model import SAE
 from monoscope.sites import Site
 from monoscope.steer.edits import Edit
-from monoscope.steer.units import mask_policy
 
 
 @dataclass
@@ -125,7 +125,7 @@ def add_where(x: Tensor, delta: Tensor, where: Tensor) -> Tensor:
 
 def kept(sae: SAE, x: Tensor, positions: Positions) -> Tensor:
     """Positions the SAE was trained to read, [B,S] bool; all real tokens if it has no policy."""
-    policy = mask_policy(sae)
+    policy = recorded_policy(sae.provenance)
     if policy is None:
         return positions.mask
     return policy.keep(positions.token_ids, positions.mask, x)

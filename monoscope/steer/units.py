@@ -1,10 +1,9 @@
-"""What steering needs of an SAE's training: its typical norm, maxima and masked tokens."""
+"""What steering needs of an SAE's training: its typical norm and maxima."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from monoscope.data.masking import MaskPolicy
 from monoscope.errors import ConfigError, MismatchError
 from monoscope.sae.model import SAE
 
@@ -71,11 +70,3 @@ def direction_norm(sae: SAE, latent: int) -> float:
     if norm == 0:
         raise ConfigError(f"latent {latent} has no direction: its row of W_dec is zero")
     return norm
-
-
-def mask_policy(sae: SAE) -> MaskPolicy | None:
-    """The policy by which the SAE's training left tokens out, or None where none is recorded."""
-    recorded = sae.provenance.get("mask_policy")
-    if recorded is None or isinstance(recorded, MaskPolicy):
-        return recorded
-    return MaskPolicy.from_dict(recorded)

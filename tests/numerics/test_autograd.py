@@ -150,5 +150,7 @@ def test_nested_distances_are_those_of_every_level_and_have_their_gradients() ->
     parts = torch.randn(3, 7, 5, generator=g, dtype=torch.float64, requires_grad=True)
     b_dec = torch.randn(5, generator=g, dtype=torch.float64, requires_grad=True)
     levels = parts.cumsum(0) + b_dec
-    torch.testing.assert_close(nested_distances(x, parts, b_dec), ((x - levels) ** 2).sum((1, 2)))
-    assert torch.autograd.gradcheck(lambda p, b: nested_distances(x, p, b), (parts, b_dec))
+    distances, x_hat = nested_distances(x, parts, b_dec)
+    torch.testing.assert_close(distances, ((x - levels) ** 2).sum((1, 2)))
+    torch.testing.assert_close(x_hat, levels[-1].detach())
+    assert torch.autograd.gradcheck(lambda p, b: nested_distances(x, p, b)[0], (parts, b_dec))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from monoscope.errors import ConfigError
+from monoscope.errors import require_at_least
 from monoscope.features.explain.cost import estimate
 from monoscope.features.explain.endpoint import Usage
 from monoscope.features.explain.evidence import Evidence, from_feature, from_windows
@@ -51,11 +51,7 @@ class Settings:
     def __post_init__(self) -> None:
         least = {"n_items": LEAST, "batch": 1, "width": 4, "n_tokens": 1, "concurrency": 1}
         least["answer_tokens"] = 1
-        for name, low in (*least.items(), ("n_control", 0)):
-            if getattr(self, name) < low:
-                raise ConfigError(
-                    f"{name} is out of range", got=getattr(self, name), expected=f"at least {low}"
-                )
+        require_at_least(self, least | {"n_control": 0})
 
 
 @dataclass

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from monoscope.errors import DataError
+from monoscope.features.label_sample import ENCODE_BATCH, OVERSAMPLE, some_shards
 from monoscope.ops.codes import SparseCodes
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from monoscope.data.store import ActivationStore
 
 OPEN, CLOSE = "<<", ">>"  # around marked tokens; windows that hold either are left out
-_ENCODE_BATCH = 4096
-_OVERSAMPLE = 8  # tokens of shards opened per token sampled, so that a sample spans many documents
 
 
 class Encoder(Protocol):
@@ -110,8 +109,8 @@ def cut_windows(
     """
     rng = np.random.default_rng([seed, 11])
     tokens = _Tokens(width, {name: [] for name in encoders})
-    for info in _some(store.shards(split), n_tokens * _OVERSAMPLE, rng):
-        share = n_tokens / _opened(store, split, n_tokens)
+    share = n_tokens / _opened(store, split, n_tokens)
+    for info in some_shards(store.shards(split), n_tokens * OVERSAMPLE, rng):
         tokens.add(store, store.read(info), encoders, share, rng)
     if not tokens.doc:
         raise DataError(
@@ -153,8 +152,8 @@ class _Tokens:
         self.doc += doc[firsts].tolist()
         self.start += pos[firsts].tolist()
         rows = (np.array(firsts, np.int64)[:, None] + np.arange(self.width)).ravel()
-        for begin in range(0, len(rows), _ENCODE_BATCH):
-            part = rows[begin : begin + _ENCODE_BATCH]
+        for begin in range(0, len(rows), ENCODE_BATCH):
+            part = rows[begin : begin + ENCODE_BATCH]
             x = shard.acts[torch.from_numpy(part)]
             for name, encoder in encoders.items():
                 self.entries[name].append(_entries(encoder, x, base * self.width + begin))
@@ -198,18 +197,7 @@ def _pieces(document: Any, start: int, width: int) -> tuple[str, ...]:
     return tuple(document.text[a:b] for a, b in pairwise(ends))
 
 
-def _some(infos: list[Any], n_tokens: int, rng: np.random.Generator) -> list[Any]:
-    """Shards in random order until they hold n_tokens, so a large store is not read whole."""
-    kept, total = [], 0
-    for i in rng.permutation(len(infos)).tolist():
-        if total >= n_tokens:
-            break
-        kept.append(infos[i])
-        total += infos[i].n_tokens
-    return kept
-
-
 def _opened(store: Any, split: str, n_tokens: int) -> int:
-    """Tokens in the shards that `_some` opens, at least n_tokens where there are so many."""
+    """Tokens in the shards that `some_shards` picks, at least n_tokens where there are so many."""
     total = sum(info.n_tokens for info in store.shards(split))
-    return max(1, min(total, n_tokens * _OVERSAMPLE))
+    return max(1, min(total, n_tokens * OVERSAMPLE))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monoscope.errors import ConfigError, DataError
+from monoscope.errors import ConfigError, DataError, require_at_least
 from monoscope.features import front, side
 from monoscope.features.label_sample import Hits, Sample, by_latent, draw_sample
 from monoscope.features.labels import MIN_HELD_OUT, check_same
@@ -62,11 +62,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         least = {"n_top": 1, "per_band": 0, "longest": 1, "n_swaps": 1, "most": 1}
-        for name, low in (*least.items(), ("n_tokens", 1), ("n_held_out", 1)):
-            if getattr(self, name) < low:
-                raise ConfigError(
-                    f"{name} is out of range", got=getattr(self, name), expected=f"at least {low}"
-                )
+        require_at_least(self, least | {"n_tokens": 1, "n_held_out": 1})
         if self.longest > 32:
             raise ConfigError("longest is out of range", got=self.longest, expected="at most 32")
 

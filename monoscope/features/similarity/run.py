@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from monoscope.errors import ConfigError
+from monoscope.errors import require_at_least
 from monoscope.features import side
 from monoscope.features.explain.windows import Windows, cut_windows
 from monoscope.features.labels import check_same
@@ -53,11 +53,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in (("n_top", 1), ("per_band", 0), ("width", 4), ("n_held_out", 1)):
-            if getattr(self, name) < low:
-                raise ConfigError(
-                    f"{name} is out of range", got=getattr(self, name), expected=f"at least {low}"
-                )
+        require_at_least(self, {"n_top": 1, "per_band": 0, "width": 4, "n_held_out": 1})
 
 
 @dataclass(frozen=True)
