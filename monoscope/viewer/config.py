@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from monoscope.errors import ConfigError
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_EVERYWHERE = frozenset({"0.0.0.0", "::"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,11 @@ class ViewerConfig:
                 got=f"host {self.host}",
                 expected="a token, or 127.0.0.1",
             )
+
+    @property
+    def page_host(self) -> str:
+        """The host in the page's address: this machine's name where it listens on every address."""
+        return socket.gethostname() if self.host in _EVERYWHERE else self.host
 
     @property
     def root(self) -> Path:

@@ -39,6 +39,9 @@ class Guard:
 
     def __init__(self, app: ASGIApp, config: ViewerConfig) -> None:
         self.app, self.config = app, config
+        own = (config.host, config.page_host, *config.names)
+        named = {_name(f"[{name}]" if ":" in name else name) for name in own}
+        self.names = LOOPBACK_NAMES | named - {""}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,10 +78,9 @@ class Guard:
         return self._token(scope, headers)
 
     def _known(self, name: str) -> bool:
-        config = self.config
-        if name in LOOPBACK_NAMES or name in (config.host, *config.names):
+        if name in self.names:
             return True
-        if config.loopback:
+        if self.config.loopback:
             return False
         try:  # an address cannot be rebound, only a name can
             ipaddress.ip_address(name)

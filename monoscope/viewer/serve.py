@@ -96,10 +96,7 @@ def leave() -> NoReturn:
 
 def page_address(config: ViewerConfig) -> str:
     """What to type into a browser, with the token where one is needed."""
-    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(
-        config.host, config.host
-    )
-    host = f"[{host}]" if ":" in host else host
+    host = f"[{config.page_host}]" if ":" in config.page_host else config.page_host
     query = f"?token={config.token}" if config.token else ""
     return f"http://{host}:{config.port}/{query}"
 

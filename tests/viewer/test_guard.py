@@ -170,6 +170,18 @@ def test_the_printed_address_lets_a_browser_in_and_leaves_no_token_behind(atlas)
         assert not away.headers.get("location", "/").startswith("//")
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "fd00::7", "192.168.1.20", "Lab-Box.example"])
+def test_the_address_that_is_printed_is_the_one_that_is_served(atlas, monkeypatch, host):
+    monkeypatch.setattr("socket.gethostname", lambda: "Lab_Box.local")
+    config = settings(str(atlas), port=8642, host=host)
+    printed = page_address(config)
+    assert config.token is not None and f"?token={config.token}" in printed
+    with TestClient(create_app(config), base_url=printed.partition("?")[0]) as browser:
+        assert browser.get(printed).status_code == 200  # by way of the cookie
+        assert browser.get("/api/v1/atlas").is_success
+        assert browser.get("/", headers={"host": "evil.example"}).status_code == 403
+
+
 def test_an_open_address_is_served_under_addresses_but_not_foreign_names(remote):
     good = {"authorization": f"Bearer {TOKEN}"}
     assert remote.get("/", headers=good | {"host": "10.0.0.3:8642"}).is_success
