@@ -11,6 +11,9 @@ import torch
 from monoscope.errors import MismatchError
 from monoscope.sites import Site
 
+LEAVES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+"""The weights that every SAE has, in the order that `weights_hash` takes them."""
+
 _HASH_LENGTH = 40  # a commit or file hash; shorter revisions ("main") mean nothing without the name
 
 
@@ -110,10 +113,15 @@ def same_model(
 
 
 def weights_hash(sae: Any) -> str:
-    """SHA-256 over an SAE's weights (W_enc, b_enc, W_dec, b_dec, threshold) as float32."""
+    """SHA-256 over all of an SAE's weights as float32, each after its name.
+
+    First LEAVES, then what an activation or hidden layers add, in the order of the names.
+    """
+    held = {name: getattr(sae, name) for name in LEAVES}
+    state = sae.state_dict() if hasattr(sae, "state_dict") else {}
+    held |= {name: state[name] for name in sorted(state.keys() - held.keys())}
     digest = hashlib.sha256()
-    for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
-        tensor = getattr(sae, name)
+    for name, tensor in held.items():
         if tensor is not None:
             digest.update(name.encode())
             digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())

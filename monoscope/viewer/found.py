@@ -152,10 +152,10 @@ def _hash(folder: Path, changed: int, size: int) -> str | None:
     digest = hashlib.sha256()
     try:
         with safe_open(folder / WEIGHTS, "np") as file:
-            for leaf in _LEAVES:
-                if leaf in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    digest.update(leaf.encode())
-                    digest.update(np.ascontiguousarray(file.get_tensor(leaf), np.float32).data)
+            held = set(file.keys())
+            for leaf in (*(n for n in _LEAVES if n in held), *sorted(held - set(_LEAVES))):
+                digest.update(leaf.encode())
+                digest.update(np.ascontiguousarray(file.get_tensor(leaf), np.float32).data)
     except (SafetensorError, OSError, TypeError):
         return None
     return digest.hexdigest()

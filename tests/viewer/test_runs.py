@@ -20,8 +20,9 @@ import pytest
 import tools
 from starlette.testclient import TestClient
 
-from monoscope.artifact import load_sae
+from monoscope.artifact import load_sae, save_sae
 from monoscope.artifact.checks import weights_hash
+from monoscope.sae import SAE, SAEConfig
 from monoscope.viewer import found, runs
 from monoscope.viewer.app import create_app
 from monoscope.viewer.config import ViewerConfig
@@ -147,6 +148,15 @@ def test_the_hash_without_torch_is_the_hash_with_it(slide: Path) -> None:
     for atlas, sae in (("atlas", "sae"), ("atlas-small", "sae-small")):
         manifest = json.loads((slide / atlas / "atlas.json").read_text())
         assert found.sae_of(seen, manifest) == (slide / sae).resolve()
+
+
+def test_the_hash_without_torch_is_of_every_weight_too(tmp_path: Path) -> None:
+    sae = SAE(SAEConfig(d_in=4, d_sae=6, activation="gated", k=None))
+    save_sae(sae, tmp_path / "a")
+    sae.b_mag.data[0] = 1
+    save_sae(sae, tmp_path / "b")
+    assert found.weights_hash(tmp_path / "b") == weights_hash(sae)
+    assert found.weights_hash(tmp_path / "a") != weights_hash(sae)
 
 
 def read_news(text: str) -> list[tuple[str, dict[str, Any]]]:

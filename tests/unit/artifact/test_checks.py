@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -109,3 +111,32 @@ def test_the_hash_is_of_every_weight(sae):
         seen.add(weights_hash(sae))
     assert len(seen) == 6
     assert weights_hash(make_sae()) == weights_hash(make_sae())
+
+
+def test_the_hash_is_of_every_leaf_that_an_activation_or_a_hidden_layer_adds():
+    for config in (
+        SAEConfig(d_in=12, d_sae=9, activation="gated", k=None),
+        SAEConfig(d_in=12, d_sae=9, activation="jumprelu", k=None),
+        SAEConfig(d_in=12, d_sae=9, activation="relu", k=None, hidden=(7, 5)),
+    ):
+        sae = SAE(config)
+        seen = {weights_hash(sae)}
+        leaves = sae.state_dict()
+        for leaf in leaves.values():
+            leaf.view(-1)[-1] += 1
+            seen.add(weights_hash(sae))
+        assert len(seen) == len(leaves) + 1, config.activation
+        again = SAE(config)
+        again.load_state_dict(leaves)
+        assert weights_hash(again) == weights_hash(sae)
+
+
+def test_the_hash_of_an_sae_without_further_leaves_is_what_atlases_hold(sae):
+    """Written out, so that atlases made before stay those of their SAEs."""
+    digest = hashlib.sha256()
+    for name, shape in (
+        ("W_enc", (30, 12)), ("b_enc", (30,)), ("W_dec", (30, 12)), ("b_dec", (12,)),
+        ("threshold", ()),
+    ):  # fmt: skip
+        digest.update(name.encode() + np.zeros(shape, np.float32).tobytes())
+    assert weights_hash(sae) == digest.hexdigest()
