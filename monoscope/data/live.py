@@ -156,6 +156,7 @@ class LiveStream:
             "site": str(source.site),
             **self._measured,
             "context_length": source.context_length,
+            "prefix_ids": [int(i) for i in source.lm.prefix_ids],
             "corpus": dict(source.corpus.description),
             "corpus_fingerprint": source.corpus.fingerprint,
         }

@@ -104,6 +104,7 @@ class ActivationStore:
                 "median_norm": self.norm_stats.median_norm,
             },
             "context_length": self.manifest.arguments.context_length,
+            "prefix_ids": list(self.manifest.prefix_ids),
             "corpus": self.manifest.corpus,
             "corpus_fingerprint": self.manifest.corpus_fingerprint,
         }

@@ -74,10 +74,10 @@ def import_sae(
     """Load an SAE of any known format, look at it on a store, save it as ours.
 
     source, form, scale: as load_sae.  store: activations of the SAE's model and site; gives fvu and
-    l0 on SIGHT_TOKENS held-out tokens, model, site, mask policy and norms where the file says none
-    of them, and the probe that later exports are checked on. Without one, the figures are those of
-    the activations stored with the SAE, where there are any; and either way what it computes must
-    be what was stored with them, or a warning says that it is not.
+    l0 on SIGHT_TOKENS held-out tokens, model, site, windows, mask policy and norms where the file
+    says none of them, and the probe that later exports are checked on. Without one, the figures are
+    those of the activations stored with the SAE, where there are any; and either way what it
+    computes must be what was stored with them, or a warning says that it is not.
 
     Raises what load_sae raises, MismatchError for a store of another width, site or model.
     """
@@ -154,7 +154,8 @@ def export(
     """Write the SAE in `source` as `to`: saelens, sparsify, dictionary_learning, hub, neuronpedia …
 
     atlas: for neuronpedia and saedashboard, which show features, and for the model card of hub.
-    store: activations to check the export on; else those stored with the SAE, else drawn ones.
+    store: activations to check the export on, and what the SAE does not say of how texts were
+    read; else those stored with the SAE, else drawn ones.
     Returns what was written, how it compared when read back, and what the format cannot carry.
 
     Raises ConfigError for an unknown format or a missing atlas, MismatchError for an SAE or atlas
@@ -164,6 +165,7 @@ def export(
     sae = load_sae(place)
     if store is not None:
         check_together(sae, store, None)
+        _complete(sae, store)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InteropWarning)
         if to in FORMATS:
@@ -215,15 +217,13 @@ def _probe(sae: SAE, source: str | Path, store: ActivationStore | None) -> Tenso
 
 
 def _complete(sae: SAE, store: ActivationStore) -> None:
-    """What the file did not say of where the SAE belongs, as the store says it."""
-    norms = store.norm_stats
-    said = {
-        "model": dict(store.identity),
-        "site": str(store.site),
-        "mask_policy": store.mask_policy.to_dict(),
-        "norm_stats": {"mean_norm": norms.mean_norm, "median_norm": norms.median_norm},
-    }
-    sae.provenance = said | {k: v for k, v in sae.provenance.items() if v}
+    """What the file did not say of where and how the SAE is used, as the store says it.
+
+    Not the texts: those of the store need not be those it was trained on.
+    """
+    said = {k: v for k, v in store.provenance().items() if not k.startswith("corpus")}
+    held = sae.provenance
+    sae.provenance = held | {k: v for k, v in said.items() if held.get(k) in (None, "", {})}
 
 
 def _passed_on(caught: list[warnings.WarningMessage]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from monoscope.artifact.interop.hooks import hook_of_site
+from monoscope.artifact.interop.reading import recorded_reading
 from monoscope.errors import MismatchError
 from monoscope.sae import SAE
 from monoscope.sites import Site
@@ -70,7 +71,7 @@ class BenchSAE(nn.Module):
 
 
 class _Config(SimpleNamespace):
-    """The settings that runners look up; unknown ones are None, as in SAELens's metadata."""
+    """The settings that runners look up; what is not known is None, as in SAELens's metadata."""
 
     def to_dict(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k != "metadata"}
@@ -101,6 +102,7 @@ def saebench(sae: SAE, model_name: str | None = None, hook_name: str | None = No
 
 
 def _config(sae: SAE, model_name: str, hook_name: str, hook_layer: int) -> _Config:
+    read = recorded_reading(sae.provenance)
     return _Config(
         model_name=model_name,
         d_in=sae.d_in,
@@ -108,19 +110,20 @@ def _config(sae: SAE, model_name: str, hook_name: str, hook_layer: int) -> _Conf
         hook_name=hook_name,
         hook_layer=hook_layer,
         hook_head_index=None,
-        context_size=sae.provenance.get("context_length"),
+        context_size=read.context_size,
         architecture=sae.config.activation,
         architecture_str="monoscope",
         apply_b_dec_to_input=True,
         finetuning_scaling_factor=False,
         activation_fn_str=sae.config.activation,
         activation_fn_kwargs={},
-        prepend_bos=True,
+        prepend_bos=read.prepend_bos,
+        exclude_special_tokens=read.exclude_special_tokens,
         normalize_activations="none",
         dtype=str(sae.W_enc.dtype).split(".")[1],
         device=str(sae.W_enc.device),
         model_from_pretrained_kwargs={},
-        dataset_path="",
+        dataset_path=read.dataset_path or "",
         dataset_trust_remote_code=False,
         seqpos_slice=(None,),
         training_tokens=sae.provenance.get("n_tokens"),

@@ -214,6 +214,22 @@ def test_what_they_save_again_comes_back_bit_for_bit(read_back, to, activation):
         assert load(home / "again/layers.3")[0].provenance["recipe"] == activation
 
 
+@pytest.mark.parametrize(("prefix", "first"), [([1], 1), ([], 5)])
+def test_saelens_makes_its_activation_store_from_our_export(tmp_path, prefix, first):
+    """It takes hook, window and BOS from the file, and its rows begin as ours did in training."""
+    sae = own("topk")
+    sae.provenance |= {
+        "prefix_ids": prefix, "context_length": 24, "corpus": {"kind": "hub", "name": "a/b"},
+        "mask_policy": {"special_ids": [0, 1], "sink_ratio": 10.0, "max_norm": None},
+    }  # fmt: skip
+    export_sae(sae, tmp_path, "saelens")
+    told = json.loads(peer("lens", tmp_path, script="lens_store"))
+    assert told == {
+        "prepend_bos": bool(prefix), "hook_name": "blocks.3.hook_resid_post", "shape": [4, 24],
+        "first": [first] * 4, "exclude_special_tokens": [0, 1], "dataset_path": "a/b",
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Atlas]:
     """An SAE and its atlas of a made-up world."""

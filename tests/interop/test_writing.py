@@ -21,6 +21,10 @@ from tests.unit.data.fake_lm import FakeLM, make_corpus
 
 D, L, K = 5, 24, 4
 SITE = "resid_post.2"
+READ = {  # all that SAELens's metadata have room for, so that nothing is lost
+    "prefix_ids": [], "context_length": 32, "corpus": {"kind": "hub", "name": "owner/texts"},
+    "mask_policy": {"special_ids": [0], "sink_ratio": 10.0, "max_norm": None},
+}  # fmt: skip
 
 
 def make(activation: str, **origin) -> ms.SAE:
@@ -28,7 +32,7 @@ def make(activation: str, **origin) -> ms.SAE:
     k = K if "topk" in activation else None
     sae = ms.SAE(
         ms.SAEConfig(d_in=D, d_sae=L, activation=activation, k=k),
-        {"site": SITE, "model": {"model": "gpt2"}} | origin,
+        {"site": SITE, "model": {"model": "gpt2"}} | READ | origin,
     )
     with torch.no_grad():
         for name, value in sae.named_parameters():
@@ -83,7 +87,8 @@ def test_half_precision_goes_out_as_it_came_in(tmp_path):
 
 def test_everything_known_of_an_sae_survives_saelens(tmp_path):
     sae = make("batchtopk", mask_policy={"special_ids": [0], "max_norm": 9.5}, recipe="batchtopk")
-    export_sae(sae, tmp_path, "saelens")
+    with pytest.warns(InteropWarning, match=r"longer than 9\.5"):
+        export_sae(sae, tmp_path, "saelens")
     back = ms.load_sae(tmp_path)
     assert {k: v for k, v in back.provenance.items() if k != "imported"} == sae.provenance
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from monoscope.artifact.interop.hooks import hook_of_site, model_name, site_of_hook
 from monoscope.artifact.interop.parts import Parts, dtype_name, json_text, whole, written_dtype
+from monoscope.artifact.interop.reading import not_said, recorded_reading
 from monoscope.artifact.interop.weights import Leaves, read_json, read_safetensors, widths
 from monoscope.errors import FormatError
 from monoscope.files import atomic_path, write_atomic
@@ -215,6 +216,8 @@ def _provenance(cfg: dict[str, Any]) -> dict[str, Any]:
         out["model"] = {"model": name}
     if site:
         out["site"] = site
+    if isinstance(metadata.get("context_size"), int):
+        out["context_length"] = metadata["context_size"]
     return out | {"imported": {"config": {k: v for k, v in cfg.items() if k != "device"}}}
 
 
@@ -236,6 +239,8 @@ def _metadata(sae: SAE, lost: list[str]) -> dict[str, Any]:
     hook = hook_of_site(site)
     if site and hook is None:
         lost.append(f"site {site}: SAELens has no hook of that name; it stays in the metadata")
+    read = recorded_reading(origin)
+    lost += not_said(origin, read)
     layer = str(site).rpartition(".")[2]
     return {
         "sae_lens_version": VERSION,
@@ -244,6 +249,9 @@ def _metadata(sae: SAE, lost: list[str]) -> dict[str, Any]:
         "hook_name": hook or site,
         "hook_layer": int(layer) if layer.isdigit() else None,
         "hook_head_index": None,
-        "context_size": origin.get("context_length"),
+        "context_size": read.context_size,
+        "prepend_bos": read.prepend_bos,
+        "exclude_special_tokens": read.exclude_special_tokens,
+        "dataset_path": read.dataset_path,
         "monoscope": {"config": sae.config.to_json(), "provenance": origin},
     }
