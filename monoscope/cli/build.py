@@ -67,6 +67,12 @@ def collect(
     context_length: Annotated[
         int, typer.Option("--context-length", help="Tokens of a forward pass.")
     ] = 128,
+    max_doc_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-doc-tokens", metavar="N", help="Of a longer document, the rest is left out."
+        ),
+    ] = 1024,
     held_out: Annotated[
         float, typer.Option("--held-out", help="Share of documents kept for evaluation.")
     ] = 0.1,
@@ -87,7 +93,8 @@ def collect(
         texts = Corpus.from_name(corpus, text_column, seed)
         store = harvest(
             load_lm(model, device=device), texts, site, tokens, out, held_out=held_out,
-            context_length=context_length, seed=seed, resume=resume, progress=bar.harvested,
+            context_length=context_length, max_doc_tokens=max_doc_tokens, seed=seed,
+            resume=resume, progress=bar.harvested,
         )  # fmt: skip
         told = {
             "n_tokens": store.n_tokens(),

@@ -7,14 +7,10 @@ killed goes on with its first unfinished group and ends with the same bytes.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import chain
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +20,7 @@ from monoscope.data.folder import Folder
 from monoscope.data.manifest import MANIFEST, SPLITS, Arguments, Manifest, Split
 from monoscope.data.masking import MaskPolicy, token_norms
 from monoscope.data.norms import Moments
+from monoscope.data.progress import HarvestProgress, Reporter, joined, left_out
 from monoscope.data.resume import begin, fresh_manifest
 from monoscope.data.shards import Shard, StoredDoc, first_not_finite, write_shard
 from monoscope.data.store import ActivationStore
@@ -40,26 +37,9 @@ from monoscope.data.windows import (
 from monoscope.errors import ConfigError, CorpusError, DataError, require_at_least
 from monoscope.sites import Site
 
-_LOG = logging.getLogger(__name__)
+__all__ = ["HarvestProgress", "collect"]
+
 _SURPLUS = 1.02  # aim a little past the goal, rather than miss it and need another group
-
-
-@dataclass(frozen=True)
-class HarvestProgress:
-    """How far a harvest is.
-
-    phase: "reused" (a finished store was found), "resumed", "harvest" (after each batch),
-    "exhausted" (the corpus ended early), "done".
-    n_tokens: kept so far; during a group, its tokens before the mask count too.
-    total: tokens asked for.  tokens_per_s: of this run, before the mask.
-    message: what to tell the user, in the phases that have something to tell.
-    """
-
-    phase: Literal["reused", "resumed", "harvest", "exhausted", "done"]
-    n_tokens: int
-    total: int
-    tokens_per_s: float
-    message: str | None = None
 
 
 def collect(
@@ -83,7 +63,8 @@ def collect(
 
     held_out: share of the documents held out, by hash of their keys.
     context_length: tokens of a forward pass, prefix included; longer documents are cut into
-        consecutive windows.  max_doc_tokens: what lies beyond, in a document, is left out.
+        consecutive windows.  max_doc_tokens: what lies beyond, in a document, is left out, lest
+        one long text outweigh the rest; `progress` (or the log) says how much that was.
     batch_tokens: tokens of a forward batch, padding included.  shard_tokens: tokens of a group.
     sink_ratio: tokens with ‖x‖ > sink_ratio × the median of the first group are masked.
     seed: recorded only; nothing in a harvest is random.
@@ -92,8 +73,8 @@ def collect(
     If the corpus ends early the store is complete all the same, with `manifest.exhausted` set,
     and `progress` (or the log) says so.
 
-    Raises ConfigError for a number out of range; SiteError; CorpusError if nothing is kept at
-    all; DataError for NaN or Inf; MismatchError if `out` holds a store made otherwise;
+    Raises ConfigError for a number out of range; SiteError; CorpusError if no more than a single
+    token is kept; DataError for NaN or Inf; MismatchError if `out` holds a store made otherwise;
     OutputError if it holds anything else, another harvest writes to it, or the disk is full.
     """
     site = Site.parse(site)
@@ -113,7 +94,7 @@ def collect(
     folder.prepare(MANIFEST)
     with folder.locked("collect"):
         manifest = begin(folder, fresh, resume)
-        report = _Reporter(progress, manifest)
+        report = Reporter(progress, manifest)
         if not manifest.complete:
             _Harvest(lm, corpus, site, folder, manifest, report).run()
     return ActivationStore.open(out)
@@ -135,43 +116,6 @@ def _check(arguments: Arguments, lm: CaptureLM) -> None:
         )
 
 
-class _Reporter:
-    """Turns counts into HarvestProgress; without a listener, only what must be told is logged."""
-
-    def __init__(
-        self, listener: Callable[[HarvestProgress], None] | None, manifest: Manifest
-    ) -> None:
-        self._listener = listener
-        self._total = manifest.arguments.n_tokens
-        self._since = time.perf_counter()
-        self._run_tokens = 0
-        self._done = manifest.n_tokens()
-        if manifest.complete:
-            short = f", all that its corpus gave of {self._total:,}" if manifest.exhausted else ""
-            self.tell("reused", f"a finished store of {self._done:,} tokens is reused{short}")
-        elif manifest.shards:
-            self.tell("resumed", f"going on after {self._done:,} tokens")
-
-    def batch(self, n: int) -> None:
-        self._run_tokens += n
-        self._done += n
-        self.tell("harvest")
-
-    def group(self, manifest: Manifest) -> None:
-        self._done = manifest.n_tokens()
-
-    def tell(
-        self,
-        phase: Literal["reused", "resumed", "harvest", "exhausted", "done"],
-        message: str | None = None,
-    ) -> None:
-        if self._listener is not None:
-            rate = self._run_tokens / max(time.perf_counter() - self._since, 1e-9)
-            self._listener(HarvestProgress(phase, self._done, self._total, rate, message))
-        elif phase == "exhausted":
-            _LOG.warning(message)
-
-
 class _Harvest:
     """One run of a harvest; all it knows that must outlive it is in the manifest."""
 
@@ -182,7 +126,7 @@ class _Harvest:
         site: Site,
         folder: Folder,
         manifest: Manifest,
-        report: _Reporter,
+        report: Reporter,
     ) -> None:
         self._lm, self._corpus, self._site = lm, corpus, site
         self._folder, self._manifest, self._report = folder, manifest, report
@@ -202,7 +146,7 @@ class _Harvest:
                 self._exhausted(done, goal)
                 return
             self._take(group, goal)
-        self._report.tell("done")
+        self._report.tell("done", left_out(self._manifest))
 
     def _group_size(self, missing: int) -> int:
         """Tokens to read next; derived from the manifest, so a resumed run reads the same."""
@@ -211,19 +155,25 @@ class _Harvest:
         return min(self._manifest.arguments.shard_tokens, math.ceil(missing / share * _SURPLUS))
 
     def _exhausted(self, done: int, goal: int) -> None:
+        manifest = self._manifest
         if done == 0:
             raise CorpusError(
                 "the corpus gave no token that could be kept",
-                got=f"{self._manifest.n_documents_read} documents with "
-                f"{self._manifest.n_tokens_read} tokens",
+                got=f"{manifest.n_documents_read} documents with {manifest.n_tokens_read} tokens",
                 expected="text with ordinary tokens in it",
             )
+        if done == 1:
+            self._enter(shards=[])  # so that the folder can take another corpus
+            raise CorpusError(
+                "the corpus gave a single token, and nothing can be learned from one",
+                expected="many thousands of tokens",
+                hint="Name a larger text with --corpus.",
+            )
         self._enter(complete=True, exhausted=True)
-        self._report.tell(
-            "exhausted",
-            f"the corpus ended after {done:,} of the {goal:,} tokens asked for; "
-            f"the store holds all it has",
-        )
+        cut = left_out(manifest)
+        all_of_it = "the store holds every token of it that the mask keeps"
+        ended = f"the corpus ended after {done:,} of the {goal:,} tokens asked for"
+        self._report.tell("exhausted", joined(ended, cut or all_of_it))
 
     def _take(self, group: list[TokenDoc], goal: int) -> None:
         """Capture, mask and write one group, then enter it in the manifest."""
@@ -252,7 +202,8 @@ class _Harvest:
             shards=shards,
             train_moments=moments.to_dict(),
             n_documents_read=group[-1].doc + 1,
-            n_documents_cut=manifest.n_documents_cut + sum(doc.cut for doc in group),
+            n_documents_cut=manifest.n_documents_cut + sum(doc.n_cut > 0 for doc in group),
+            n_tokens_cut=manifest.n_tokens_cut + sum(doc.n_cut for doc in group),
             n_tokens_read=manifest.n_tokens_read + len(rows),
             complete=sum(shard.n_tokens for shard in shards) >= goal,
         )

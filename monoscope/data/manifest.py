@@ -58,7 +58,8 @@ class Manifest(_Strict):
 
     dtype: of the activations, such as "bfloat16"; d_in: D.
     n_documents_read: corpus documents consumed; n_tokens_read: their tokens, before the mask.
-    n_documents_cut: those longer than max_doc_tokens.
+    n_documents_cut: those longer than max_doc_tokens; n_tokens_cut: about how many of their
+    tokens were left out.
     exhausted: the corpus ended before arguments.n_tokens were found.
     complete: the harvest ended; otherwise it can be resumed.
     train_moments: sums over the train tokens in fp64, see `Moments`.
@@ -80,6 +81,7 @@ class Manifest(_Strict):
     exhausted: bool = False
     n_documents_read: int = 0
     n_documents_cut: int = 0
+    n_tokens_cut: int = 0
     n_tokens_read: int = 0
     train_moments: dict[str, Any]
     shards: list[ShardInfo] = []

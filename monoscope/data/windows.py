@@ -60,13 +60,16 @@ class Documents(Protocol):
 
 @dataclass(frozen=True)
 class TokenDoc:
-    """A corpus document, tokenised and cut to its first max_doc_tokens tokens (`cut` says if)."""
+    """A corpus document, tokenised and cut to its first max_doc_tokens tokens.
+
+    n_cut: tokens left out; of a text so long that it is not tokenised whole, about so many.
+    """
 
     doc: int
     document: Document
     ids: list[int]
     ends: list[int]
-    cut: bool
+    n_cut: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,14 @@ def token_docs(
         encoded = _encode(lm, [document.text for _, document in chunk], max_doc_tokens)
         for (number, document), tokens in zip(chunk, encoded, strict=True):
             ids, ends = tokens.ids[:max_doc_tokens], tokens.ends[:max_doc_tokens]
-            yield TokenDoc(number, document, ids, ends, len(tokens.ids) > max_doc_tokens)
+            yield TokenDoc(number, document, ids, ends, _n_tokens(document, tokens) - len(ids))
+
+
+def _n_tokens(document: Document, tokens: Encoding) -> int:
+    """Tokens of a document, reckoned from those of its beginning where only that was encoded."""
+    if not tokens.ids:
+        return 0
+    return round(len(tokens.ids) * len(document.text) / tokens.ends[-1])
 
 
 def _encode(lm: CaptureLM, texts: list[str], max_doc_tokens: int) -> list[Encoding]:

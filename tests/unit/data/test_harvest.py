@@ -256,11 +256,40 @@ def test_nothing_to_keep_is_a_corpus_error(tmp_path, texts):
     assert collect(FakeLM(), make_corpus(9), SITE, 10, tmp_path / "s", **SMALL).n_tokens() >= 10
 
 
-def test_a_corpus_of_one_token_is_stored(tmp_path):
-    corpus = Corpus.from_texts(["oak"])
-    store = collect(FakeLM(), corpus, SITE, 10, tmp_path / "s", **SMALL)
-    assert store.n_tokens() == 1
-    assert store.manifest.exhausted
+@pytest.mark.parametrize("texts", [["oak"], ["<eos>", "oak <eos>"]])
+def test_a_corpus_of_one_token_is_refused_and_the_folder_takes_another(tmp_path, texts):
+    with pytest.raises(CorpusError, match="a single token"):
+        collect(FakeLM(), Corpus.from_texts(texts), SITE, 10, tmp_path / "s", **SMALL)
+    assert collect(FakeLM(), make_corpus(9), SITE, 10, tmp_path / "s", **SMALL).n_tokens() >= 10
+    two = collect(FakeLM(), Corpus.from_texts(["oak elm"]), SITE, 10, tmp_path / "t", **SMALL)
+    assert two.n_tokens() == 2
+
+
+@pytest.mark.parametrize("shard_tokens", [10, 1000])
+def test_what_is_left_out_of_long_documents_is_counted_and_said(tmp_path, caplog, shard_tokens):
+    texts = ["oak elm"] * 5 + ["oak " * 39 + "oak", "elm " * 5000 + "elm"]
+    heard, given = [], SMALL | {"shard_tokens": shard_tokens}
+
+    def harvest(name, n_tokens, **more):
+        corpus = FakeCorpus([Document(text) for text in texts])
+        return collect(FakeLM(), corpus, SITE, n_tokens, tmp_path / name, **given, **more)
+
+    store = harvest("s", 10_000, progress=heard.append)
+    assert store.n_tokens() == 10 + 25 + 25
+    assert store.manifest.n_documents_cut == 2
+    assert store.manifest.n_tokens_cut == pytest.approx(15 + 4976, rel=0.01)
+    said = f"2 documents were cut at 25 tokens, about {store.manifest.n_tokens_cut:,} tokens left"
+    assert said in heard[-1].message
+    assert "60 of the 10,000" in heard[-1].message
+    assert "holds" not in heard[-1].message  # it does not hold all that the corpus has
+    harvest("s", 10_000, progress=heard.append)
+    assert heard[-1].phase == "reused" and said in heard[-1].message
+
+    harvest("t", 12, progress=heard.append)
+    assert heard[-1].phase == "done"
+    assert "1 document was cut at 25 tokens, about 15 tokens left out" in heard[-1].message
+    harvest("u", 12)
+    assert "1 document was cut" in caplog.text
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
