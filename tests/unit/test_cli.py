@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from monoscope import cli
-from monoscope.cli import options, output
+from monoscope.cli import options
 from monoscope.errors import ConfigError, TrainingError
 
 VERBS = (
@@ -242,23 +242,6 @@ def test_the_model_is_the_recorded_one_unless_named(monkeypatch):
     assert asked == [("org/m", "cpu"), ("demo", None)]
     with pytest.raises(ConfigError, match="--model"):
         options.recorded_model(type("S", (), {"provenance": {}})(), None, None)
-
-
-def test_plain_progress_has_rate_and_time_left_and_no_more_than_a_line_in_a_while(
-    capsys, monkeypatch
-):
-    clock = [100.0]
-    monkeypatch.setattr(output.time, "monotonic", lambda: clock[0])
-    with output.Bar("index") as bar:
-        for second in range(25):
-            clock[0] = 100.0 + second
-            bar.at(1000 + 10 * second, 2000)
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.splitlines() == [
-        "index: 1,100 of 2,000 tokens, 10/s, 90 s left",
-        "index: 1,200 of 2,000 tokens, 10/s, 80 s left",
-    ]
 
 
 def test_view_passes_its_flags_on_and_prints_the_address(capsys, monkeypatch, tmp_path):
