@@ -12,22 +12,26 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from monoscope.errors import ConfigError, EndpointError
+from monoscope.features.explain.refusals import (
+    SHOWN,
+    question_at_fault,
+    rejected_setting,
+    retry_after,
+    words,
+)
 
 if TYPE_CHECKING:
     import httpx
 
 OWN_KEY, SHARED_KEY = "MONOSCOPE_EXPLAINER_KEY", "OPENAI_API_KEY"
 _RETRIED = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds
-_SHOWN = 160  # characters of a server's own words in an error
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds, between attempts of our own accord
+LONGEST_TOLD = 600.0  # seconds of a server's own Retry-After that are waited for
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
-# Settings that some models reject; the first 400 that names one takes it out for the whole run.
-_OPTIONAL = ("logprobs", "temperature", "max_tokens")
 
 Message = dict[str, str]
 
@@ -35,8 +39,8 @@ Message = dict[str, str]
 class NoAnswer(Exception):
     """One question that stays without a usable answer; kind: how it is counted.
 
-    kind: "down", "timeout", "rate_limit", "server", "html", "broken", "refusal", "truncated",
-    "format". spent: the tokens it cost all the same.
+    kind: "down", "timeout", "rate_limit", "server", "html", "broken", "refusal", "too_long",
+    "truncated", "format". spent: the tokens it cost all the same.
     """
 
     def __init__(self, kind: str, why: str, spent: Usage | None = None) -> None:
@@ -125,13 +129,15 @@ class Endpoint:
         """The model's answer at temperature 0.
 
         Raises NoAnswer where this question stays unanswered, EndpointError where every other would
-        fare the same: a wrong address, key or model.
+        fare the same: a wrong address, key or model, or a pause that is above LONGEST_TOLD.
         """
         wait = _FIRST_WAIT
         for attempt in range(self.retries + 1):
             try:
                 return self._once(messages, max_tokens, logprobs)
             except _Again as exc:
+                if exc.after is not None and exc.after > LONGEST_TOLD:
+                    raise self._long_pause(exc) from exc
                 if attempt == self.retries or self._stopped.is_set():
                     raise NoAnswer(exc.kind, exc.why) from exc
                 self.n_retries += 1
@@ -139,7 +145,7 @@ class Endpoint:
                 wait = min(2 * wait, _LONGEST_WAIT)
                 if exc.after is not None:
                     self._hold(exc.after)
-                if self._stopped.wait(min(pause, _LONGEST_WAIT)):
+                if self._stopped.wait(pause):
                     raise NoAnswer(exc.kind, exc.why) from exc
         raise AssertionError("unreachable")
 
@@ -147,12 +153,14 @@ class Endpoint:
         body = self._body(messages, max_tokens, logprobs)
         self._wait_turn()
         answer = self._post(body)
-        if answer.status_code == 400 and (name := self._objected(answer.text, body)):
+        if answer.status_code == 200:
+            return read_reply(answer)
+        if kind := question_at_fault(answer):
+            raise NoAnswer(kind, f"HTTP {answer.status_code}: {words(answer)}")
+        if name := rejected_setting(answer, body):
             self.dropped = tuple(sorted({*self.dropped, name}))
             raise _Again("server", f"it does not know {name}", after=0.0)
-        if answer.status_code != 200:
-            raise self._failure(answer)
-        return read_reply(answer)
+        raise self._failure(answer)
 
     def _body(self, messages: Sequence[Message], most: int, logprobs: bool) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
@@ -163,10 +171,6 @@ class Endpoint:
         if logprobs and "logprobs" not in self.dropped:
             body |= {"logprobs": True, "top_logprobs": 5}
         return body
-
-    def _objected(self, said: str, body: Mapping[str, Any]) -> str | None:
-        """The optional setting that a 400 complains of, if it was sent."""
-        return next((name for name in _OPTIONAL if name in said and name in body), None)
 
     def _post(self, body: Mapping[str, Any]) -> httpx.Response:
         httpx = _httpx()
@@ -182,10 +186,10 @@ class Endpoint:
             raise NoAnswer("down", "stopped") from exc
 
     def _failure(self, answer: httpx.Response) -> Exception:
-        code, said = answer.status_code, _words(answer)
+        code, said = answer.status_code, words(answer)
         if code in _RETRIED:
             kind = "rate_limit" if code in (429, 529) else "server"
-            return _Again(kind, f"HTTP {code}: {said}", _retry_after(answer))
+            return _Again(kind, f"HTTP {code}: {said}", retry_after(answer))
         hint = {
             401: f"Set {OWN_KEY} or {SHARED_KEY} to a key that is valid there.",
             403: f"Set {OWN_KEY} or {SHARED_KEY} to a key that may use this model.",
@@ -193,6 +197,14 @@ class Endpoint:
         }.get(code, "Check --explainer-url and --explainer-model.")
         return EndpointError(
             f"the endpoint {self.url} refused", got=f"HTTP {code}: {said}", hint=hint
+        )
+
+    def _long_pause(self, exc: _Again) -> EndpointError:
+        return EndpointError(
+            f"the endpoint {self.url} asks for a long pause",
+            got=f"{exc.after:,.0f} s: {exc.why}",
+            expected=f"at most {LONGEST_TOLD:g} s, which would be waited",
+            hint="Every answer so far is kept; run the same command again then to go on.",
         )
 
     def _wait_turn(self) -> None:
@@ -205,7 +217,7 @@ class Endpoint:
     def _hold(self, seconds: float) -> None:
         """Nobody asks before `seconds` are over: the limit is the server's, not a thread's."""
         with self._clock:
-            self._next = max(self._next, time.monotonic() + min(seconds, _LONGEST_WAIT))
+            self._next = max(self._next, time.monotonic() + seconds)
 
 
 class _Again(Exception):
@@ -226,11 +238,11 @@ def read_reply(answer: httpx.Response) -> Reply:
         message = choice["message"]
         text = message.get("content")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as exc:
-        raise _Again("broken", f"no whole chat completion: {answer.text[:_SHOWN]!r}") from exc
+        raise _Again("broken", f"no whole chat completion: {answer.text[:SHOWN]!r}") from exc
     usage = _usage(data)
     reason = choice.get("finish_reason")
     if message.get("refusal") or reason == "content_filter":
-        raise NoAnswer("refusal", str(message.get("refusal") or "filtered")[:_SHOWN], usage)
+        raise NoAnswer("refusal", str(message.get("refusal") or "filtered")[:SHOWN], usage)
     if not isinstance(text, str) or not text.strip():
         kind = "truncated" if reason == "length" else "refusal"
         raise NoAnswer(kind, "an empty answer", usage)
@@ -277,32 +289,6 @@ def _httpx() -> Any:
             "asking a language model needs httpx", hint="pip install 'monoscope[explain]'"
         ) from exc
     return httpx
-
-
-def _words(answer: httpx.Response) -> str:
-    """What a server says of its failure, on one short line."""
-    try:
-        data = answer.json()
-        error = data.get("error", data.get("detail", data)) if isinstance(data, dict) else data
-        said = error.get("message", error) if isinstance(error, dict) else error
-    except ValueError:
-        said = "a web page" if "<" in answer.text[:200] else answer.text
-    return " ".join(str(said).split())[:_SHOWN]
-
-
-def _retry_after(answer: httpx.Response) -> float | None:
-    """Seconds from a Retry-After header, which holds a number or a date."""
-    told = answer.headers.get("retry-after")
-    if told is None:
-        return None
-    try:
-        return max(0.0, float(told))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def _usage(data: Mapping[str, Any]) -> Usage:

@@ -125,7 +125,12 @@ def test_settings_that_a_model_rejects_are_left_out_from_then_on():
     def picky(number: int, body: Any) -> Any:
         for name in ("logprobs", "temperature", "max_tokens"):
             if name in body:
-                return 400, JSON, json.dumps({"error": {"message": f"bad {name}"}}).encode()
+                error = {
+                    "message": f"no {name} here",
+                    "param": name,
+                    "code": "unsupported_parameter",
+                }
+                return 400, JSON, json.dumps({"error": error}).encode()
         return None
 
     script = Script(disturb=picky)
@@ -135,6 +140,108 @@ def test_settings_that_a_model_rejects_are_left_out_from_then_on():
         assert endpoint.dropped == ("logprobs", "max_tokens", "temperature")
     assert len(script.bodies) == 5
     assert set(script.bodies[-1]) == {"model", "messages", "max_completion_tokens"}
+
+
+CONTEXT = (
+    "This model's maximum context length is 2048 tokens. However, you requested 2101 tokens (1801 "
+    "in the messages, 300 in the completion). Please reduce max_tokens or the length."
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        # Azure, OpenAI, OpenRouter, and one that has words alone
+        (400, {"error": {"message": "The response was filtered", "code": "content_filter"}},
+         "refusal"),
+        (400, {"error": {"message": "no", "code": None, "innererror":
+                         {"code": "ResponsibleAIPolicyViolation"}}}, "refusal"),
+        (400, {"error": {"message": "Invalid prompt: it was flagged", "code": "invalid_prompt"}},
+         "refusal"),
+        (403, {"error": {"message": "requires moderation, and your input was flagged",
+                         "code": 403}}, "refusal"),
+        # OpenAI, vLLM, llama.cpp, a proxy
+        (400, {"error": {"message": "too long", "param": "messages",
+                         "code": "context_length_exceeded"}}, "too_long"),
+        (400, {"object": "error", "message": CONTEXT, "param": None, "code": 400}, "too_long"),
+        (400, {"error": {"code": 400, "message": "the request exceeds the available context size",
+                         "type": "exceed_context_size_error"}}, "too_long"),
+        (413, "<html>Request Entity Too Large</html>", "too_long"),
+    ],
+)  # fmt: skip
+def test_a_question_that_is_refused_or_too_long_costs_itself_alone(status, body, kind):
+    """It is counted and not scored, no setting is dropped for it, and the next one is asked."""
+    said = (body if isinstance(body, str) else json.dumps(body)).encode()
+    script = Script(disturb=lambda n, sent: (status, JSON, said) if n == 0 else None)
+    with serving(script) as url:
+        asked = judge(url, retries=0)
+        assert asked.explain(EXCERPTS) is None
+        assert asked.explain(EXCERPTS.replace("there", "here")) == "the word river"
+        asked.endpoint.close()
+    assert asked.failures == {kind: 1}
+    assert asked.endpoint.dropped == () and "max_tokens" in script.bodies[1]
+
+
+def test_a_run_whose_every_question_is_refused_ends_with_all_of_them_counted():
+    refused = json.dumps({"error": {"message": "no", "code": "content_filter"}}).encode()
+    with serving(Script(disturb=lambda n, body: (400, JSON, refused))) as url:
+        asked = judge(url)
+        for i in range(GIVE_UP + 2):
+            assert asked.explain(EXCERPTS.replace("there", str(i))) is None
+        asked.endpoint.close()
+    assert asked.failures == {"refusal": GIVE_UP + 2}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "dropped"),
+    [
+        (400, {"error": {"message": "`logprobs` is not supported here", "param": None}},
+         ("logprobs",)),
+        (400, {"error": {"message": "x", "param": "top_logprobs", "code": None}}, ("logprobs",)),
+        (400, {"error": {"message": "only 1 is supported", "param": "temperature",
+                         "code": "unsupported_value"}}, ("temperature",)),
+        (422, {"detail": [{"loc": ["body", "logprobs"], "msg": "Extra inputs are not permitted"}]},
+         ("logprobs",)),
+        # a value out of range, and a complaint of something else that names a setting
+        (400, {"error": {"message": "max_tokens is too large: 9", "param": "max_tokens"}}, None),
+        (400, {"error": {"message": "x", "param": "max_tokens", "code": "invalid_value"}}, None),
+        (400, {"error": {"message": "bad messages[0] (sent with max_tokens, temperature)",
+                         "param": "messages"}}, None),
+        (400, {"error": {"message": "your plan has no room for max_tokens of 9"}}, None),
+    ],
+)  # fmt: skip
+def test_a_setting_goes_only_where_the_server_says_it_is_the_matter(status, body, dropped):
+    said = json.dumps(body).encode()
+    script = Script(disturb=lambda n, sent: (status, JSON, said) if n == 0 else None)
+    with serving(script) as url, Endpoint(url, "m", key="", retries=1) as endpoint:
+        if dropped is None:
+            with pytest.raises(EndpointError, match=f"HTTP {status}"):
+                endpoint.ask(HELLO, max_tokens=9, logprobs=True)
+        else:
+            endpoint.ask(HELLO, max_tokens=9, logprobs=True)
+        assert endpoint.dropped == (dropped or ())
+
+
+def test_a_pause_longer_than_any_that_is_waited_for_ends_the_run_at_once():
+    limited = (429, {"Retry-After": "3600"}, b"{}")
+    script = Script(disturb=lambda n, body: limited)
+    with (
+        serving(script) as url,
+        Endpoint(url, "m", key="") as endpoint,
+        pytest.raises(EndpointError, match=r"3,600 s.*at most 600 s.*run the same command again"),
+    ):
+        endpoint.ask(HELLO, max_tokens=9)
+    assert len(script.bodies) == 1
+
+
+def test_the_servers_own_pause_is_kept_in_full(monkeypatch):
+    """Its number is not cut to what we would wait of our own accord."""
+    monkeypatch.setattr(module, "_LONGEST_WAIT", 0.01)
+    script = Script(disturb=lambda n, b: (429, {"Retry-After": "0.3"}, b"{}") if n == 0 else None)
+    with serving(script) as url, Endpoint(url, "m", key="", retries=1) as endpoint:
+        begun = time.monotonic()
+        endpoint.ask(HELLO, max_tokens=9)
+        assert time.monotonic() - begun >= 0.3  # a bound from below: waiting, not speed
 
 
 @pytest.mark.parametrize(
