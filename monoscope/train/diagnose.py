@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monoscope.train import start
 from monoscope.train.config import TrainConfig
 from monoscope.train.state import TrainState
 
@@ -207,12 +208,37 @@ class Watch:
     ) -> str:
         """Why a loss or weight is no longer a number."""
         where = f"at step {state.step:,} ({state.n_tokens:,} tokens)"
-        if x is not None and not torch.isfinite(x).all():
-            return f"the activations hold NaN or Inf in the batch {where}."
+        fault = None if x is None else _fault(x, state)
+        if fault is not None:
+            return f"the activations {fault} in the batch {where}."
+        what = f"the loss is not finite: it became {loss}"
+        if x is None:
+            what = "the weights are not finite: a step has spoilt them, as was seen"
         before = [look.fvu for look in self._looks if math.isfinite(look.fvu)]
         came = f", after an fvu of {before[-1]:.3g}" if before else ""
         assert config.lr is not None
         return (
-            f"the loss is not finite: it became {loss} {where}{came}. The learning rate is too "
-            f"high: start again with --lr {config.lr / 4:.2g} (now {config.lr:g})."
+            f"{what} {where}{came}. Most likely the learning rate is too high: start again with "
+            f"--lr {config.lr / 4:.2g} (now {config.lr:g})."
         )
+
+
+def _fault(x: Tensor, state: TrainState) -> str | None:
+    """What is wrong with a batch of raw x [N, D] that gave a loss that is no number; None: nothing.
+
+    They were looked at when the run began (start.py), but a stream may change.
+    """
+    if not torch.isfinite(x).all():
+        return "hold NaN or Inf"
+    size, spread = start.size_and_spread(state.inputs(x.to(state.sae.W_enc.device)))
+    if size > start.LARGEST_SEEN:
+        return (
+            f"are too large for float32, with a norm of {size:.3g} once normalised (expected: up "
+            f"to {start.LARGEST_SEEN:g}),"
+        )
+    if spread <= start.ALIKE * size:
+        return (
+            f"are all alike, with a spread of {spread:.2g} around a mean of norm {size:.3g}, so "
+            "that there is nothing to learn (shuffle them, or check the site and the mask),"
+        )
+    return None

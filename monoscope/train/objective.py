@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from monoscope.errors import TrainingError
 from monoscope.ops.codes import SparseCodes
 from monoscope.sae import losses
 from monoscope.sae.activations import Active
@@ -33,8 +34,17 @@ class Objective:
 
     @property
     def fvu(self) -> float:
-        """Of the batch."""
-        return float(self.error) if self.spread is None else float(self.error) / float(self.spread)
+        """Of the batch; raises TrainingError where its rows are all the same."""
+        if self.spread is None:
+            return float(self.error)
+        if (spread := float(self.spread)) == 0:
+            raise TrainingError(
+                "the activations of a batch are all alike",
+                got=f"a spread of 0 beside an error of {float(self.error):.3g}",
+                expected="rows that differ",
+                hint="Shuffle them, or check the site and the mask.",
+            )
+        return float(self.error) / spread
 
     @property
     def total(self) -> Tensor:

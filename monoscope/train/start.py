@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from monoscope.errors import DataError
 from monoscope.sae.model import SAE
 from monoscope.sae.normalise import Normaliser
 from monoscope.sae.recipes import Recipe
@@ -14,12 +15,58 @@ from monoscope.train.config import TrainConfig
 
 GAIN_TOKENS = 1024  # tokens the starting gain and the first thresholds are fitted on
 NOISE = 0.1  # share of noise in a row started from a data point; keeps repeated tokens apart
+# Size √(mean ‖x‖²) of activations: sums of squares over a pass must fit into float32 …
+SMALLEST, LARGEST = 1e-15, 1e15
+# … and so must Adam's squares of gradients, which grow as the fourth power of what training sees.
+SMALLEST_SEEN, LARGEST_SEEN = 1e-8, 1e8
+ALIKE = 1e-6  # spread, as a share of the size, of which float32 holds one digit
+_TILE_ROWS = 2048
 
 
 def inputs(sample: Tensor, config: TrainConfig) -> Normaliser:
-    """The normalisation of a run, fitted to raw sample [N, D]."""
+    """The normalisation of a run, fitted to raw sample [N, D].
+
+    Raises DataError for activations that float32 cannot train on: all alike, too large, too small.
+    """
     assert config.normalisation is not None
+    size, spread = size_and_spread(sample)
+    raw = config.normalisation == "none"
+    least, most = (SMALLEST_SEEN, LARGEST_SEEN) if raw else (SMALLEST, LARGEST)
+    if size == 0:
+        raise DataError(
+            "activations are all zero", got=f"{len(sample):,} rows of norm 0",
+            expected="rows that differ", hint="Check the site and the mask.",
+        )  # fmt: skip
+    if spread <= ALIKE * size:
+        raise DataError(
+            "activations are all alike",
+            got=f"a spread of {spread:.2g} around their mean, of norm {size:.3g}, over "
+            f"{len(sample):,} rows",
+            expected=f"more than {ALIKE:g} of that norm",
+            hint="Check the site and the mask.",
+        )
+    if not least <= size <= most:
+        within = SMALLEST <= size <= LARGEST
+        raise DataError(
+            f"activations are too {'large' if size > most else 'small'} for float32"
+            + (" without normalisation" if within else ""),
+            got=f"a typical norm of {size:.3g}",
+            expected=f"{least:g} to {most:g}",
+            hint="Use --set normalisation=mean_norm." if within else "Multiply them by a constant.",
+        )
     return Normaliser.fit(config.normalisation, sample)  # type: ignore[arg-type]
+
+
+def size_and_spread(x: Tensor) -> tuple[float, float]:
+    """√(mean ‖x‖²) and √(mean ‖x − x̄‖²) of x [N, D], in float64."""
+    n = len(x)
+    mean = sum((tile.double().sum(0) for tile in x.split(_TILE_ROWS)), x.new_zeros(()).double()) / n
+    sums = x.new_zeros(2, dtype=torch.float64)
+    for tile in x.split(_TILE_ROWS):
+        sums[0] += tile.double().square().sum()
+        sums[1] += (tile.double() - mean).square().sum()
+    size, spread = (sums / n).sqrt().tolist()
+    return size, spread
 
 
 @torch.no_grad()
@@ -74,7 +121,10 @@ def whitened(centred: Tensor, power: float) -> Tensor:
     """
     if power == 0:
         return centred
-    covariance = (centred.T @ centred / max(1, len(centred))).double()
+    covariance = centred.new_zeros(centred.shape[1], centred.shape[1], dtype=torch.float64)
+    for tile in centred.split(_TILE_ROWS):
+        wide = tile.double()
+        covariance.addmm_(wide.T, wide, alpha=1 / len(centred))
     values, vectors = torch.linalg.eigh(covariance)
     values = values.clamp_min(float(values[-1].clamp_min(1e-12)) * 1e-6)
     return centred @ ((vectors * values.pow(-power / 2)) @ vectors.T).float()

@@ -163,3 +163,26 @@ def test_a_finding_is_told_once_and_again_when_it_comes_back() -> None:
         around = type("R", (), {"waiting": None, "alike": None})()
         told += [note.kind for note in watch.see(look, state, config, around)]
     assert told == ["auxk", "auxk"]
+
+
+def ragged(fault: Tensor) -> Iterator[Tensor]:
+    """Good batches, with a bad one after 30 of them."""
+    good = world(70 * BATCH).split(BATCH)
+    yield from (*good[:30], fault, *good[30:])
+
+
+@pytest.mark.parametrize("recipe", ["topk", "bricken"])
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (torch.zeros(BATCH, D), r"activations (are|of a batch are) all alike.*spread of 0"),
+        (world(BATCH) * 1e22, r"activations are too large .* norm of .*e\+2. .*step 31"),
+    ],
+)
+def test_a_batch_that_breaks_the_loss_is_named_and_not_the_rate(
+    fault: Tensor, message: str, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "EVENT_STEPS", 1)
+    with pytest.raises(TrainingError, match=message) as caught:
+        notes(ragged(fault), recipe=recipe, k=3 if recipe == "topk" else None)
+    assert "rate" not in str(caught.value) and "\n" not in str(caught.value)
