@@ -1,4 +1,4 @@
-"""Whether an SAE, a store and a language model belong together, and which SAE it is."""
+"""Whether an SAE, a store, a language model and an atlas belong together, and which SAE it is."""
 
 from __future__ import annotations
 
@@ -90,6 +90,22 @@ def check_model(sae: Any, lm: ModelLike) -> Site:
             expected=sae.config.d_in,
         )
     return site
+
+
+def check_atlas(sae: Any, manifest: Mapping[str, Any]) -> None:
+    """Raise MismatchError unless the atlas with this manifest was made of this very SAE."""
+    same_weights(weights_hash(sae), str(manifest["sae"]["hash"]))
+
+
+def same_weights(weights: str, indexed: str) -> None:
+    """Raise MismatchError unless an SAE's hash is the one that its atlas holds."""
+    if weights != indexed:
+        raise MismatchError(
+            "the atlas was made with another SAE",
+            got=f"weights {weights[:12]}",
+            expected=f"{indexed[:12]}, as in the atlas",
+            hint="Give the atlas of this SAE, or index it first.",
+        )
 
 
 def same_model(

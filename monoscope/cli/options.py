@@ -11,6 +11,7 @@ import typer
 from monoscope.errors import ConfigError
 
 if TYPE_CHECKING:
+    from monoscope.features.atlas import Atlas
     from monoscope.lm.protocol import LM
     from monoscope.sae import SAE
 
@@ -62,6 +63,16 @@ def recorded_model(sae: SAE, given: str | None, device: str | None) -> LM:
             "the SAE does not say which model it was trained on", hint="Name it with --model."
         )
     return load_lm(str(name), device=device)
+
+
+def atlas_of(sae: SAE, folder: str) -> Atlas:
+    """The atlas in `folder`. Raises MismatchError where it is not this SAE's."""
+    from monoscope.artifact.checks import check_atlas
+    from monoscope.features.atlas import load_atlas
+
+    atlas = load_atlas(folder)
+    check_atlas(sae, atlas.manifest)
+    return atlas
 
 
 def checked_device(given: str | None) -> str:

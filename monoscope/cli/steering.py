@@ -113,13 +113,12 @@ def _steer(
     device: str | None, as_json: bool, **how: Any,
 ) -> None:  # fmt: skip
     from monoscope.artifact import load_sae
-    from monoscope.features.atlas import load_atlas
     from monoscope.steer.edits import parse_edit
     from monoscope.steer.generate import generate
 
     with quiet_stdout(as_json):
         loaded = load_sae(sae)
-        source = None if atlas is None else load_atlas(atlas)
+        source = None if atlas is None else opt.atlas_of(loaded, atlas)
         edits = [parse_edit(text, loaded, atlas=source) for text in edit]
         lm = opt.recorded_model(loaded, model, device)
         said = generate(lm, given, edits=edits, **how)
@@ -138,12 +137,11 @@ def _sweep(
     as_json: bool,
 ) -> None:  # fmt: skip
     from monoscope.artifact import load_sae
-    from monoscope.features.atlas import load_atlas
     from monoscope.steer.feature_sweep import STRENGTHS, sweep_feature
 
     with quiet_stdout(as_json), Bar("sweep") as bar:
         loaded = load_sae(sae)
-        feature = load_atlas(atlas).feature(latent)
+        feature = opt.atlas_of(loaded, atlas).feature(latent)
         lm = opt.recorded_model(loaded, model, device)
         task = sweep_feature(
             lm, loaded, feature, given, words=words, strengths=strengths or STRENGTHS,

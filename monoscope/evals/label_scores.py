@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monoscope.errors import FormatError, MismatchError
+from monoscope.artifact.checks import same_weights
+from monoscope.errors import FormatError
 from monoscope.evals.cache import Figures
 from monoscope.evals.material import Material
 from monoscope.evals.probes import mean_over
@@ -94,13 +95,7 @@ def check_atlas(folder: Path, weights: str) -> None:
         raise FormatError(
             f"{folder} is not an atlas", got=exc, hint="Give one made by index."
         ) from exc
-    if held != weights:
-        raise MismatchError(
-            "the atlas was made with another SAE",
-            got=f"weights {weights[:12]}",
-            expected=f"{held[:12]}, as in the atlas",
-            hint="Index this SAE first.",
-        )
+    same_weights(weights, held)
 
 
 def _summary(values: np.ndarray, alive: int, bootstrap: int, seed: int) -> Figures:

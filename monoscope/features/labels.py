@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from monoscope.artifact.checks import check_together, weights_hash
-from monoscope.errors import DataError, FormatError, MismatchError
+from monoscope.artifact.checks import check_atlas, check_together
+from monoscope.errors import DataError, FormatError
 from monoscope.features import front, side
 from monoscope.features.label_sample import Hits, Progress, Sample, by_latent, draw_sample
 from monoscope.features.rule_search import find_rules
@@ -210,14 +210,7 @@ def summarise(
 def check_same(atlas: Atlas, sae: SAE, store: ActivationStore) -> None:
     """Raise MismatchError unless the atlas is of this SAE, and both go with the store."""
     check_together(sae, store, None)
-    indexed = atlas.manifest["sae"]["hash"]
-    if indexed != weights_hash(sae):
-        raise MismatchError(
-            "the atlas was made with another SAE",
-            got=f"weights {weights_hash(sae)[:12]}",
-            expected=f"{indexed[:12]}, as in the atlas",
-            hint="Index this SAE first.",
-        )
+    check_atlas(sae, atlas.manifest)
 
 
 def _choosing(doc: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from monoscope.artifact.checks import weights_hash
-from monoscope.errors import ConfigError, MismatchError
+from monoscope.artifact.checks import check_atlas
+from monoscope.errors import ConfigError
 
 if TYPE_CHECKING:
     from monoscope.features.atlas import Atlas
@@ -75,13 +75,7 @@ def require_atlas(sae: SAE, atlas: Atlas | None, to: str) -> Atlas:
     """The atlas; ConfigError where there is none, MismatchError where it is another SAE's."""
     if atlas is None:
         raise ConfigError(f"{to} shows features", hint="Give the SAE's atlas with --atlas.")
-    if atlas.manifest["sae"]["hash"] != weights_hash(sae):
-        raise MismatchError(
-            "the atlas is another SAE's",
-            got=f"an atlas of {atlas.manifest['sae']['hash'][:12]}",
-            expected=weights_hash(sae)[:12],
-            hint="Index this SAE again.",
-        )
+    check_atlas(sae, atlas.manifest)
     return atlas
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
+from monoscope.artifact.checks import check_atlas
 from monoscope.errors import ConfigError, MismatchError
 from monoscope.sae.model import SAE
+
+# Which atlases an SAE was found to be the SAE of, by the hash in them: hashing takes its time, and
+# a slider makes an edit at every move.
+_OWN: WeakKeyDictionary[SAE, set[str]] = WeakKeyDictionary()
 
 
 class LatentStats(Protocol):
@@ -16,8 +23,10 @@ class LatentStats(Protocol):
 
 
 class MaxSource(Protocol):
-    """What `times_max` asks of an atlas: the figures of one latent."""
+    """What `times_max` asks of an atlas: which SAE it is of, and the figures of one latent."""
 
+    @property
+    def manifest(self) -> Mapping[str, Any]: ...
     def feature(self, latent: int, /) -> LatentStats: ...
 
 
@@ -37,9 +46,11 @@ def median_norm(sae: SAE) -> float:
 def latent_max(sae: SAE, latent: int, atlas: MaxSource | None = None) -> float:
     """The largest activation a latent was seen with: the atlas's if given, else the SAE's own.
 
-    Raises ConfigError where neither knows it, or where the latent never fired.
+    Raises ConfigError where neither knows it, or where the latent never fired; MismatchError for
+    another SAE's atlas.
     """
     if atlas is not None:
+        _require_own(sae, atlas)
         value, source = float(atlas.feature(latent).max), "the atlas"
     else:
         recorded = sae.provenance.get("latent_max")
@@ -62,6 +73,13 @@ def latent_max(sae: SAE, latent: int, atlas: MaxSource | None = None) -> float:
             hint="Give value= or times_norm=.",
         )
     return value
+
+
+def _require_own(sae: SAE, atlas: MaxSource) -> None:
+    known = _OWN.setdefault(sae, set())
+    if (indexed := str(atlas.manifest["sae"]["hash"])) not in known:
+        check_atlas(sae, atlas.manifest)
+        known.add(indexed)
 
 
 def direction_norm(sae: SAE, latent: int) -> float:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
-from monoscope.errors import ConfigError, MismatchError, MonoscopeError
+from monoscope.errors import ConfigError, MonoscopeError
 from monoscope.features.atlas import Atlas
 from monoscope.viewer.config import ViewerConfig
 from monoscope.viewer.engine_jobs import Busy, Crashed, Job, Unavailable, Work
@@ -177,21 +177,14 @@ def load_from(config: ViewerConfig, atlas: Atlas) -> Loaded:
     model is named, and whatever loading either of them raises.
     """
     from monoscope.artifact import load_sae
-    from monoscope.artifact.checks import check_model, weights_hash
+    from monoscope.artifact.checks import check_atlas, check_model
     from monoscope.features.text import features_on_text
     from monoscope.lm import load_lm
 
     if config.sae is None:
         raise ConfigError("no SAE was given", hint="Start the viewer with --sae DIR.")
     sae = load_sae(config.sae)
-    ours, theirs = weights_hash(sae), atlas.manifest["sae"]["hash"]
-    if ours != theirs:
-        raise MismatchError(
-            "the SAE is not the one that the atlas was made of",
-            got=f"{config.sae} ({ours[:12]})",
-            expected=f"weights {theirs[:12]}",
-            hint="Name the atlas's own SAE with --sae, or index again.",
-        )
+    check_atlas(sae, atlas.manifest)
     name = config.model or (sae.provenance.get("model") or {}).get("model")
     if not name:
         raise ConfigError(

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monoscope.artifact.checks import weights_hash
 from monoscope.errors import ConfigError, LatentError, MismatchError
 from monoscope.sae import SAE, SAEConfig
 from monoscope.steer import Ablate, Add, Cap, Scale, Set, parse_edit
@@ -99,10 +100,27 @@ def test_max_comes_from_the_atlas_before_the_sae(make_sae):
         asked.append(latent)
         return SimpleNamespace(max=50.0)
 
-    edit = Set(make_sae(), 4, times_max=2, atlas=SimpleNamespace(feature=feature))
+    sae = make_sae()
+    atlas = SimpleNamespace(feature=feature, manifest={"sae": {"hash": weights_hash(sae)}})
+    edit = Set(sae, 4, times_max=2, atlas=atlas)
     assert edit.strength == 100.0
     assert edit.coefficient(torch.ones(3)).tolist() == [99.0] * 3
     assert asked == [4]  # not once a token
+
+
+@pytest.mark.parametrize("leaf", ["W_enc", "threshold"])
+def test_the_maximum_is_not_taken_from_another_saes_atlas(make_sae, leaf):
+    mine, other = make_sae(), make_sae()
+    with torch.no_grad():
+        getattr(other, leaf).view(-1)[0] += 1  # of the same shape
+    atlas = SimpleNamespace(
+        feature=lambda latent: SimpleNamespace(max=50.0),
+        manifest={"sae": {"hash": weights_hash(other)}},
+    )
+    assert parse_edit("4=set:2max", other, atlas=atlas).strength == 100.0
+    with pytest.raises(MismatchError, match=f"expected {weights_hash(other)[:12]}"):
+        parse_edit("4=set:2max", mine, atlas=atlas)
+    assert parse_edit("4=set:2", mine, atlas=atlas).strength == 2.0  # which reads nothing there
 
 
 def test_times_max_without_a_maximum_says_how_to_get_one(make_sae):
