@@ -105,7 +105,7 @@ def _suite(
     from monoscope.evals.cache import Cache
     from monoscope.evals.material import CPU, FULL, Material
     from monoscope.evals.suite import run_suite
-    from monoscope.train import train
+    from monoscope.train import alike
 
     model, no_model, device = opt_model
     given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
@@ -115,7 +115,7 @@ def _suite(
             sae=loaded,
             store=ActivationStore.open(asked["store"]),
             lm=None if no_model else opt.recorded_model(loaded, model, device),
-            train=train,
+            train=alike,
             others=tuple(load_sae(path) for path in asked["others"]),
             atlas=None if asked["atlas"] is None else Path(asked["atlas"]),
             sizes=replace(FULL if suite == "full" else CPU, **given),

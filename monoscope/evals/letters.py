@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from monoscope.evals.cache import Figures
-from monoscope.evals.material import Material
+from monoscope.evals.material import NO_DIRECTIONS, Material
 from monoscope.evals.probes import Probe, mean_over, strongest
 
 VERSION = 1
@@ -45,6 +45,8 @@ class Words:
 
 def run(material: Material) -> Figures:
     """absorption and probe_auc as means over letters, for the SAE and the frozen random SAE."""
+    if not material.has_directions:
+        return {"skipped": NO_DIRECTIONS}
     words = collect(material)
     rng = np.random.default_rng([material.seed, 5])
     test = np.zeros(len(words.letter), dtype=bool)

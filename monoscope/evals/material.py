@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from monoscope.evals import reconstruction, tokens
 from monoscope.evals.baselines import FIT_TOKENS, PCA, Method, RandomSAE, fit_baselines
 from monoscope.evals.cache import Cache, Figures
 from monoscope.evals.probe_tasks import CPU_TASKS
+from monoscope.sae.recipes import RECIPES
 from monoscope.sites import Site
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ Tell = Callable[[str, int, int], None]
 
 
 Trainer = Callable[..., Any]
-"""`monoscope.train.train`, which this room may not import: x [N,D] in, a run with .sae out."""
+"""`monoscope.train.alike`, which this room may not import: an SAE and x [N,D] in, a run out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,12 @@ class Sizes:
     world_samples: int = 400_000
     random_model_tokens: int = 60_000
 
+
+NO_DIRECTIONS = "the latents of an autoencoder with hidden layers are no directions in x"
+NEVER_OFF = ("sigmoid", "identity")
+"""Activations under which every latent has a value on every token: their L0 is no setting."""
+
+_L0_TOKENS = 16_384
 
 CPU = Sizes()
 FULL = Sizes(
@@ -74,9 +81,9 @@ FULL = Sizes(
 class Material:
     """One SAE with all that its evaluation may need; `Material.key` says which it is.
 
-    train: makes further SAEs, for stability, worlds and the random-weights control; where it is
-    None these families say so. others: SAEs of the same site trained with other seeds.
-    atlas: folder of the SAE's atlas, for label scores.
+    train: makes further SAEs as this one was made, for stability, worlds and the random-weights
+    control; where it is None these families say so. others: SAEs of the same site trained with
+    other seeds. atlas: folder of the SAE's atlas, for label scores.
     """
 
     sae: SAE
@@ -120,6 +127,7 @@ class Material:
             "sae": self.weights,
             "config": self.sae.config.to_json(),
             "recipe": self.sae.provenance.get("recipe"),
+            "trained": (self.sae.provenance.get("config") or {}).get("train"),
             "trains": self.train is not None,
             "monoscope": __version__,
             "store": self.data,
@@ -144,12 +152,38 @@ class Material:
     @cached_property
     def l0(self) -> float:
         """Mean L0 on a sample of train tokens: what the baselines are held to."""
-        active = total = 0
-        for x in tokens.train_tiles(self.store, 16_384, self.seed):
-            codes = self.sae.encode(x.to(self.sae.W_dec.device))
-            active += int((codes.values != 0).sum())
-            total += len(x)
-        return active / max(total, 1)
+        return mean_l0(self.sae, self.sample)
+
+    @property
+    def sample(self) -> Iterable[Tensor]:
+        """Tiles of train tokens [n,D] that mean L0 is taken on."""
+        return tokens.train_tiles(self.store, _L0_TOKENS, self.seed)
+
+    @property
+    def untrainable(self) -> str | None:
+        """Why no SAE can be trained as this one was, in words; None where it can."""
+        recipe = self.sae.provenance.get("recipe")
+        if self.train is None or recipe is None:
+            return "needs a trainer and an SAE that says its recipe"
+        return None if recipe in RECIPES else f"the SAE's recipe {recipe!r} is none of monoscope's"
+
+    @property
+    def has_directions(self) -> bool:
+        """Whether a row of W_dec is a direction in x."""
+        return not getattr(self.sae.config, "hidden", ())
+
+    def train_alike(self, source: Any, **changes: Any) -> SAE:
+        """Another SAE, trained on `source` as this one was, on its device; see `Trainer`.
+
+        An SAE that recorded its recipe but no settings is held to its own L0.
+        """
+        assert self.train is not None
+        sae = self.sae
+        if not sae.provenance.get("config") and sae.config.activation not in NEVER_OFF:
+            changes.setdefault("target_l0", self.l0 or None)
+        changes.setdefault("device", str(sae.W_dec.device))
+        made: SAE = self.train(sae, source, **changes).sae
+        return made
 
     @cached_property
     def baselines(self) -> dict[str, Method]:
@@ -183,3 +217,13 @@ class Material:
     @cached_property
     def _lengths(self) -> dict[int, int]:
         return tokens.held_out_lengths(self.store)
+
+
+def mean_l0(sae: SAE, tiles: Iterable[Tensor]) -> float:
+    """Mean number of non-zero codes over tokens x [n,D]; 0 where there are none."""
+    active = total = 0
+    for x in tiles:
+        codes = sae.encode(x.to(sae.W_dec.device))
+        active += int((codes.values != 0).sum())
+        total += len(x)
+    return active / max(total, 1)

@@ -1,7 +1,8 @@
 """What the SAE's recipe recovers of worlds whose truth is known, beside chance and baselines.
 
-The recipe (activation, loss, k set to the world's own L0, as many latents as there are features)
-is trained anew on each world: it is the method that is measured here, not the given weights.
+The SAE's recipe with its recorded settings (k or target_l0 set to the world's own L0, as many
+latents as there are features) is trained anew on each world: it is the method that is measured
+here, not the given weights. f1 and mcc depend on L0, so l0 stands beside them.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from torch import Tensor
 from monoscope.evals import matching, worlds
 from monoscope.evals.baselines import PCA, RandomSAE
 from monoscope.evals.cache import Figures
-from monoscope.evals.material import Material
+from monoscope.evals.material import NO_DIRECTIONS, Material
 from monoscope.evals.probes import mean_over
 from monoscope.evals.worlds import World
+from monoscope.sae.recipes import RECIPES
 
-VERSION = 2
+VERSION = 3
 _TEST = 20_000
 _BATCH = 512
 _LR = 3e-3
@@ -33,27 +35,28 @@ Encode = Callable[[Tensor], Tensor]
 
 def run(material: Material) -> Figures:
     """Figures by world and method; {"skipped": …} where no trainer was given."""
-    recipe = material.sae.provenance.get("recipe")
-    if material.train is None or recipe is None:
-        return {"skipped": "needs a trainer and an SAE that says its recipe"}
+    if material.untrainable is not None:
+        return {"skipped": material.untrainable}
+    if not material.has_directions:
+        return {"skipped": NO_DIRECTIONS}
+    recipe = material.sae.provenance["recipe"]
+    if RECIPES[recipe].bottleneck:
+        return {"skipped": f"{recipe} is for fewer latents than a world has features"}
     out: Figures = {"recipe": recipe}
     for done, kind in enumerate(worlds.KINDS):
         material.tell(f"world: {kind}", done, len(worlds.KINDS))
-        out[kind] = material.part(
-            "world", VERSION, {"kind": kind}, partial(_world, material, recipe, kind)
-        )
+        out[kind] = material.part("world", VERSION, {"kind": kind}, partial(_world, material, kind))
     return out
 
 
-def _world(material: Material, recipe: str, kind: str) -> Figures:
-    assert material.train is not None
+def _world(material: Material, kind: str) -> Figures:
     world = worlds.make(kind, material.seed)
     n, seed = material.sizes.world_samples, material.seed
-    settings = {} if material.sae.config.k is None else {"k": max(1, round(world.l0))}
-    trained = material.train(
-        world.batches(n + 64 * _BATCH, seed + 1, _BATCH), d_sae=world.n_features, recipe=recipe,
-        n_tokens=n, batch_size=_BATCH, lr=_LR, seed=seed, **settings,
-    ).sae  # fmt: skip
+    trained = material.train_alike(
+        world.batches(n + 64 * _BATCH, seed + 1, _BATCH), d_sae=world.n_features,
+        k=max(1, round(world.l0)), target_l0=world.l0, n_tokens=n, batch_size=_BATCH, lr=_LR,
+        seed=seed, device="cpu",
+    )  # fmt: skip
     f, x = world.sample(_TEST, torch.Generator().manual_seed(seed + 2))
     found: Figures = {
         "sae": figures(world, f, x, trained.W_dec, lambda x: trained.encode(x).to_dense())

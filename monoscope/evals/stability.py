@@ -1,8 +1,9 @@
 """Stability across training seeds: how many latents another training run finds again.
 
-Decoder directions of two SAEs are matched one to one by cosine (Hungarian). SAEs of the same
-recipe, size and token budget but another seed are trained here, or given; random directions say
-what the same matching gives by chance. Only latents whose decoder row is not zero take part.
+Decoder directions of two SAEs are matched one to one by cosine (Hungarian). SAEs trained here by
+the recorded configuration, alike in all but budget and seed, or given ones, are compared; random
+directions say what the same matching gives by chance. Only latents whose decoder row is not zero
+take part. l0 is told beside it: SAEs of different L0 are not expected to agree.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from torch import Tensor
 from monoscope.artifact.checks import weights_hash
 from monoscope.evals import matching
 from monoscope.evals.cache import Figures
-from monoscope.evals.material import Material
+from monoscope.evals.material import NO_DIRECTIONS, Material, mean_l0
 from monoscope.evals.probes import mean_over
 
 if TYPE_CHECKING:
     from monoscope.sae import SAE
 
-VERSION = 2
+VERSION = 3
 THRESHOLD = 0.7
 """Cosine from which a latent counts as found again (Paulo & Belrose 2025, arXiv 2501.16615)."""
 FIGURES = ("cosine", "found", "nearest_cosine")
@@ -37,11 +38,13 @@ def depends(material: Material) -> Figures:
 
 def run(material: Material) -> Figures:
     """Pairs among the SAEs trained alike, and the given SAE against each of them."""
+    if not material.has_directions:
+        return {"skipped": NO_DIRECTIONS}
     others = list(material.others)
     trained = False
     if not others:
-        if material.train is None or material.sae.provenance.get("recipe") is None:
-            return {"skipped": "needs other SAEs, or a trainer and an SAE that says its recipe"}
+        if material.untrainable is not None:
+            return {"skipped": f"no other SAEs were given; {material.untrainable}"}
         others, trained = _train(material), True
     rows = [sae.W_dec.detach().float().cpu() for sae in others]
     own = material.sae.W_dec.detach().float().cpu()
@@ -53,6 +56,8 @@ def run(material: Material) -> Figures:
         "given_against_them": _mean([compare(own, other) for other in rows]),
         "chance": compare(*draws),
         "n_others": len(others),
+        "l0": material.l0,
+        "l0_of_others": [mean_l0(sae, material.sample) for sae in others],
         "trained_here_tokens": material.sizes.train_tokens if trained else None,
         "threshold": THRESHOLD,
     }
@@ -78,17 +83,12 @@ def compare(a: Tensor, b: Tensor) -> Figures:
 
 
 def _train(material: Material) -> list[SAE]:
-    assert material.train is not None
-    sae, sizes = material.sae, material.sizes
+    sizes = material.sizes
     made = []
     for i in range(sizes.n_seeds):
         material.tell(f"training seed {i}", i, sizes.n_seeds)
-        settings = {} if sae.config.k is None else {"k": sae.config.k}
-        run = material.train(
-            material.store, d_sae=sae.config.d_sae, recipe=sae.provenance["recipe"],
-            n_tokens=sizes.train_tokens, seed=1000 * (material.seed + 1) + i, **settings,
-        )  # fmt: skip
-        made.append(run.sae)
+        seed = 1000 * (material.seed + 1) + i
+        made.append(material.train_alike(material.store, n_tokens=sizes.train_tokens, seed=seed))
     return made
 
 

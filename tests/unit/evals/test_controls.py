@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from monoscope.errors import ConfigError
-from monoscope.evals import probe_tasks, random_model, recovery, stability, worlds
-from monoscope.evals.material import Material, Sizes
+from monoscope.evals import letters, probe_tasks, random_model, recovery, stability, worlds
+from monoscope.evals.material import Material, Sizes, mean_l0
 from monoscope.lm.random import with_random_weights
 from monoscope.sae import SAE, SAEConfig
 
@@ -46,22 +46,23 @@ def test_dead_rows_take_no_part_and_a_wide_sae_is_not_matched_one_to_one(monkeyp
     assert wide["cosine"] is None and wide["nearest_cosine"] == pytest.approx(1, abs=1e-6)
 
 
-def test_stability_trains_the_recipe_under_other_seeds_or_takes_given_ones():
+def test_stability_trains_the_recipe_under_other_seeds_or_takes_given_ones(make):
     rows = torch.randn(10, 6, generator=torch.Generator().manual_seed(0))
     calls = []
 
-    def train(source, **settings):
-        calls.append(settings)
+    def train(sae, source, **settings):
+        calls.append(settings | {"sae": sae})
         noise = torch.randn(10, 6, generator=torch.Generator().manual_seed(settings["seed"]))
         return SimpleNamespace(sae=make_sae(rows + 0.01 * noise))
 
-    store = SimpleNamespace(d_in=6)
+    store = make.store({"train": [torch.randn(9, 6)], "held_out": []})
     material = Material(
         sae=make_sae(rows), store=store, train=train, sizes=Sizes(n_seeds=3, train_tokens=7)
     )
     found = stability.run(material)
     assert [c["seed"] for c in calls] == [1000, 1001, 1002]
-    assert all(c["k"] == 3 and c["d_sae"] == 10 and c["n_tokens"] == 7 for c in calls)
+    assert all(c["sae"] is material.sae and c["n_tokens"] == 7 for c in calls)
+    assert found["l0"] == 3 and found["l0_of_others"] == [3, 3, 3]
     assert found["between_seeds"]["n_pairs"] == 3 and found["between_seeds"]["found"] == 1
     assert found["given_against_them"]["cosine"] > 0.99 > found["chance"]["cosine"]
     given = stability.run(dataclasses.replace(material, others=(make_sae(rows),)))
@@ -71,15 +72,13 @@ def test_stability_trains_the_recipe_under_other_seeds_or_takes_given_ones():
 
 
 @pytest.mark.slow
-def test_the_recipe_recovers_a_world_far_beyond_chance():
-    from monoscope.train import train
+def test_the_recipe_recovers_a_world_far_beyond_chance(make):
+    from monoscope.train import alike
 
     sizes = Sizes(world_samples=60_000)
-    store = SimpleNamespace(d_in=6)
+    store = make.store({"train": [torch.randn(9, 6)], "held_out": []})
     sae = make_sae(torch.eye(6), recipe="topk")
-    found = recovery._world(
-        Material(sae=sae, store=store, train=train, sizes=sizes), "topk", "superposed"
-    )
+    found = recovery._world(Material(sae=sae, store=store, train=alike, sizes=sizes), "superposed")
     assert 0.25 < found["chance_mcc"] < 0.5
     assert found["sae"]["mcc"] > found["chance_mcc"] + 0.15
     assert found["sae"]["f1"] > max(found[b]["f1"] for b in ("random", "neurons", "pca"))
@@ -169,3 +168,79 @@ def test_a_task_that_is_left_out_or_unknown_is_refused():
         probe_tasks.load_task("96_spam", 10, 0)
     with pytest.raises(ConfigError, match="not a binary task"):
         probe_tasks.load_task("13_us_state", 10, 0)
+
+
+# ------------------------------------------------------------------ trained alike, at one L0
+
+
+@pytest.fixture(scope="module")
+def x():
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(1500, 10, generator=generator) @ torch.randn(10, 10, generator=generator)
+
+
+@pytest.mark.parametrize("recipe", ["batchtopk", "jumprelu", "bricken", "gated"])
+@pytest.mark.parametrize("l0", [2.0, 7.5])
+def test_a_threshold_is_moved_until_l0_is_what_was_asked(x, recipe, l0):
+    from monoscope.train import train
+
+    kind = {"k": 4} if recipe == "batchtopk" else {"target_l0": 4}
+    sae = train(x, d_sae=40, recipe=recipe, n_tokens=30_000, batch_size=128, **kind).sae
+    tiles = list(x.split(700))
+    before, latents = mean_l0(sae, tiles), sae.encode(x).to_dense()
+    random_model.bring_to_l0(sae, tiles, l0)
+    after = sae.encode(x).to_dense()
+    assert abs(before - l0) > 0.3
+    at_most = before if recipe in ("bricken", "gated") else l0  # what is not positive cannot fire
+    assert mean_l0(sae, tiles) == pytest.approx(min(l0, at_most), abs=2 / len(x))
+    few, many = (latents, after) if before < l0 else (after, latents)  # one threshold, moved
+    assert ((few != 0) <= (many != 0)).all()
+
+
+def test_a_world_is_trained_with_the_settings_that_were_recorded_at_its_own_l0(x, make):
+    from monoscope.train import alike, train
+
+    sae = train(
+        x, d_sae=40, recipe="jumprelu", target_l0=9, n_tokens=4096, batch_size=128,
+        settings={"bandwidth": 0.25, "normalisation": "standardize"},
+    ).sae  # fmt: skip
+    made = []
+
+    def watched(*args, **changes):
+        made.append(alike(*args, **changes))
+        return made[-1]
+
+    material = Material(
+        sae=sae, store=make.store({"train": [x], "held_out": []}), train=watched,
+        sizes=Sizes(world_samples=20_000),
+    )  # fmt: skip
+    found = recovery._world(material, "superposed")
+    told = made[0].sae.provenance["config"]["train"]
+    assert told["target_l0"] == pytest.approx(found["l0"])
+    assert told["bandwidth"] == 0.25 and told["normalisation"] == "standardize"
+    assert found["sae"]["l0"] == pytest.approx(found["l0"], rel=0.5)
+
+
+def test_another_configuration_is_another_cached_part(x, make):
+    sae = make_sae(torch.eye(6))
+    store = make.store({"train": [torch.randn(9, 6)], "held_out": []})
+    store.manifest.shards = []
+    keys = []
+    for target in (3, 4):
+        sae.provenance = {"recipe": "topk", "config": {"train": {"target_l0": target}}}
+        keys.append(Material(sae=sae, store=store).key("worlds", 1))
+    assert keys[0] != keys[1]
+
+
+def test_what_cannot_be_trained_alike_says_why(make):
+    store = make.store({"train": [torch.randn(9, 6)], "held_out": []})
+    unknown = Material(sae=make_sae(torch.eye(6), "gpt"), store=store, train=print)
+    for family in (recovery, stability, random_model):
+        assert "'gpt' is none of monoscope's" in family.run(unknown)["skipped"]
+    narrow = Material(sae=make_sae(torch.eye(6), "autoencoder"), store=store, train=print)
+    assert "fewer latents" in recovery.run(narrow)["skipped"]
+    deep = SAE(SAEConfig(d_in=6, d_sae=4, activation="relu", k=None, hidden=(5,)))
+    deep.provenance = {"recipe": "autoencoder"}
+    for family in (recovery, stability, letters):
+        material = Material(sae=deep, store=store, train=print)
+        assert "no directions" in family.run(material)["skipped"]
