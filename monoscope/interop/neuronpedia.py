@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monoscope.artifact.interop.hooks import hook_of_site
 from monoscope.files import require_folder, write_atomic
-from monoscope.interop.shown import Shown, json_line, place, require_atlas, shown
+from monoscope.interop.shown import Shown, json_line, place, require_atlas, shown, silent
 
 if TYPE_CHECKING:
     from monoscope.features.atlas import Atlas
@@ -62,7 +62,11 @@ def write_neuronpedia(
     lost = [
         "creatorId: it is the uploader's account, null here",
         "quantileFraction and binContains: an atlas does not count tokens by band, null here",
+        "scores of labels: its batches and rows have no place for them",
+        *silent(atlas, counts["n_features"]),
     ]
+    if sae.provenance.get("context_length") is None:
+        lost.append("num_tokens_in_prompt: not recorded with this SAE, null here")
     return counts | {"model_id": model, "source": source, "lost": lost}
 
 
@@ -80,7 +84,10 @@ def upload(feature: Shown) -> dict[str, Any]:
             for a in feature.activations
         ],
         "explanations": [
-            {"text": feature.label, "methodName": f"monoscope-{feature.method}", "modelName": None}
+            {
+                "text": feature.label, "methodName": f"monoscope-{feature.method}",
+                "modelName": feature.model,
+            }
         ]
         if feature.label
         else [],
@@ -120,8 +127,8 @@ class _About:
             "source": {
                 "modelId": self.model, "setName": self.name, "visibility": "PUBLIC",
                 "dataset": corpus, "id": self.source, "num_prompts": manifest["n_documents"],
-                "num_tokens_in_prompt": None, "hfRepoId": None, "hfFolderId": None,
-                "creatorId": None,
+                "num_tokens_in_prompt": self.sae.provenance.get("context_length"),
+                "hfRepoId": None, "hfFolderId": None, "creatorId": None,
             },
         }  # fmt: skip
 
@@ -166,7 +173,7 @@ class _About:
             "id": identifier(f"{self.source}/{shown.latent}/{shown.label}"),
             "modelId": self.model, "layer": self.source, "index": str(shown.latent),
             "description": shown.label, "authorId": None,
-            "typeName": f"monoscope-{shown.method}", "explanationModelName": None,
+            "typeName": f"monoscope-{shown.method}", "explanationModelName": shown.model,
             "notes": None, "createdAt": self.now,
         }  # fmt: skip
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from monoscope.files import require_folder, write_atomic
 from monoscope.interop.neuronpedia import BATCH, bars
-from monoscope.interop.shown import Shown, json_line, place, require_atlas, shown
+from monoscope.interop.shown import Shown, json_line, place, require_atlas, shown, silent
 
 if TYPE_CHECKING:
     from monoscope.features.atlas import Atlas
@@ -46,9 +46,15 @@ def write_saedashboard(
         n_features, n_batches = n_features + len(rows), n_batches + 1
     lost = [
         "correlated_neurons and logits_hist_data: an atlas does not measure them, empty here",
-        "labels: SAEDashboard has no place for them",
+        "labels and their scores: SAEDashboard has no place for them",
         "correlated_features_pearson: it holds the Jaccard similarity of firing together",
+        "correlated_features_l1: it holds the cosine of the decoder rows, not of the activations",
+        "bin_contains: an atlas does not count tokens by band, -1 here",
+        "decoder_weights_dist: shares of attention heads, which an atlas does not know, empty here",
+        *silent(atlas, n_features),
     ]
+    if sae.provenance.get("context_length") is None:
+        lost.append("n_tokens_in_prompt: not recorded with this SAE, 0 here")
     return {"n_features": n_features, "n_batches": n_batches, "lost": lost}
 
 
@@ -85,7 +91,7 @@ def _feature(
         "logits_hist_data_bar_heights": [],
         "logits_hist_data_bar_values": [],
         "n_prompts_total": manifest["n_documents"],
-        "n_tokens_in_prompt": 0,
+        "n_tokens_in_prompt": sae.provenance.get("context_length") or 0,
         "dataset": corpus or "",
         "decoder_weights_dist": [],
         "activations": [

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from monoscope.artifact.checks import check_atlas
 from monoscope.errors import ConfigError
+from monoscope.features.front import EXPLANATIONS, LLM
+from monoscope.features.side import read_rows
 
 if TYPE_CHECKING:
     from monoscope.features.atlas import Atlas
@@ -36,11 +38,15 @@ class Activation:
 
 @dataclass(frozen=True)
 class Shown:
-    """A latent that fired. label, method: the human's label or else the atlas's own."""
+    """A latent that fired. label, method: the human's label or else the atlas's own.
+
+    model: the language model that wrote the label, where one did.
+    """
 
     row: dict[str, Any]
     label: str | None
     method: str | None
+    model: str | None
     activations: list[Activation]
 
     @property
@@ -51,7 +57,7 @@ class Shown:
 def shown(atlas: Atlas, batch: int) -> Iterator[list[Shown]]:
     """Every latent that fired on the indexed tokens, `batch` at a time, in order."""
     contexts = {row["doc"]: (row["text"], [0, *row["ends"]]) for row in _ask(atlas, _CONTEXTS, {})}
-    human = atlas.annotations()
+    human, explained = atlas.annotations(), read_rows(atlas, EXPLANATIONS)
     rows = _ask(atlas, _FEATURES, {})
     for at in range(0, len(rows), batch):
         part = rows[at : at + batch]
@@ -61,14 +67,28 @@ def shown(atlas: Atlas, batch: int) -> Iterator[list[Shown]]:
             peak = float(next(r["max"] for r in part if r["latent"] == example["latent"]))
             found[example["latent"]].append(_activation(example, contexts, peak))
         yield [
-            Shown(
-                row,
-                human.get(row["latent"], row["label"]),
-                "human" if row["latent"] in human else row["label_method"],
-                found[row["latent"]],
+            _shown(
+                row, human.get(row["latent"]), explained.get(row["latent"]), found[row["latent"]]
             )
             for row in part
         ]
+
+
+def silent(atlas: Atlas, n_shown: int) -> list[str]:
+    """What an export of features says of the latents that are not in it."""
+    n = atlas.n_features - n_shown
+    return [f"{n:,} latents that never fired on the indexed tokens: left out"] if n else []
+
+
+def _shown(
+    row: dict[str, Any], human: str | None, explained: dict[str, Any] | None,
+    activations: list[Activation],
+) -> Shown:  # fmt: skip
+    if human is not None:
+        return Shown(row, human, "human", None, activations)
+    method = row["label_method"]
+    model = explained["model"] if explained is not None and method == LLM else None
+    return Shown(row, row["label"], method, model, activations)
 
 
 def require_atlas(sae: SAE, atlas: Atlas | None, to: str) -> Atlas:

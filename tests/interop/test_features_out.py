@@ -10,6 +10,7 @@ import torch
 
 import monoscope as ms
 from monoscope.errors import MismatchError
+from monoscope.features.explain.table import save
 from monoscope.features.index import index
 from monoscope.interop import export
 from monoscope.interop.neuronpedia import bars
@@ -33,6 +34,13 @@ def world(tmp_path_factory):
     ms.save_sae(sae, folder / "sae")
     atlas = index(sae, make_store(), FakeLM(D), folder / "atlas")
     atlas.annotate(7, 'a "human" <b>label</b>')
+    told = {"model": "some-llm", "detection_auc": 0.9, "n_excerpts": 3, "n_failed": 0}
+    told |= {"evidence": "{}"}
+    save(
+        atlas,
+        [told | {"latent": i, "explanation": "what a model said"} for i in (7, 9)],
+        floor=0.6,
+    )
     return folder, sae, atlas
 
 
@@ -68,7 +76,13 @@ def test_upload_batches(world, neuronpedia):
             else:
                 assert got["quantileMin"] * 0.999 <= example.value <= got["quantileMax"] * 1.001
     human = next(f for f in features if f["index"] == 7)["explanations"][0]
-    assert (human["text"], human["methodName"]) == ('a "human" <b>label</b>', "monoscope-human")
+    assert human == {
+        "text": 'a "human" <b>label</b>', "methodName": "monoscope-human", "modelName": None,
+    }  # fmt: skip
+    model = next(f for f in features if f["index"] == 9)["explanations"][0]
+    assert model == {
+        "text": "what a model said", "methodName": "monoscope-llm", "modelName": "some-llm",
+    }  # fmt: skip
 
 
 def test_bulk_lines(world, neuronpedia):
@@ -87,7 +101,40 @@ def test_bulk_lines(world, neuronpedia):
     assert len(rows) == told["n_activations"] == len({row["id"] for row in rows})
     for row in rows[:50]:
         assert row["maxValue"] == max(row["values"]) == row["values"][row["maxValueTokenIndex"]]
-    assert len(lines(out / "explanations" / "batch-0.jsonl.gz")) == told["n_explanations"] == 1
+    said = lines(out / "explanations" / "batch-0.jsonl.gz")
+    assert len(said) == told["n_explanations"] == 2
+    assert {row["index"]: row["explanationModelName"] for row in said} == {
+        "7": None, "9": "some-llm",
+    }  # fmt: skip
+    assert source["num_tokens_in_prompt"] is None
+
+
+def test_all_that_is_empty_or_another_thing_is_named(world, neuronpedia, tmp_path):
+    """What the format asks and we have not is in `lost`; the window is not, once it is known."""
+    folder, sae, atlas = world
+    n_silent = L - atlas.n_alive
+    assert n_silent > 0
+    dash = export(folder / "sae", tmp_path / "d", "saedashboard", atlas=atlas)["lost"]
+    ours = neuronpedia[1]["lost"]
+    for lost, names in (
+        (ours, ("creatorId", "quantileFraction", "binContains", "scores of labels",
+                "num_tokens_in_prompt", f"{n_silent} latents that never fired")),
+        (dash, ("correlated_neurons", "logits_hist_data", "labels", "correlated_features_pearson",
+                "correlated_features_l1", "bin_contains", "decoder_weights_dist",
+                "n_tokens_in_prompt", f"{n_silent} latents that never fired")),
+    ):  # fmt: skip
+        assert all(any(name in line for line in lost) for name in names)
+    known = ms.SAE(sae.config, sae.provenance | {"context_length": 24})
+    known.load_state_dict(sae.state_dict())
+    ms.save_sae(known, tmp_path / "sae")
+    for to, file, name in (
+        ("saedashboard", "batch-0.json", "n_tokens_in_prompt"),
+        ("neuronpedia", "source.jsonl", "num_tokens_in_prompt"),
+    ):
+        told = export(tmp_path / "sae", tmp_path / to, to, atlas=atlas)
+        made = json.loads((tmp_path / to / file).read_text())
+        assert (made["features"][0] if to == "saedashboard" else made)[name] == 24
+        assert not any(name in line for line in told["lost"])
 
 
 def test_saedashboard_batches(world):
