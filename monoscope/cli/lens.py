@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from monoscope.cli import options as opt
 from monoscope.cli.output import console, print_json, quiet_stdout
-from monoscope.errors import ConfigError
 
 if TYPE_CHECKING:
     from monoscope.features.atlas import Atlas
@@ -31,16 +30,12 @@ class Reader:
     context_length: int
 
     def read(self, *texts: Given) -> list[TextFeatures]:
-        """The features of each text or chat. Raises ConfigError for an SAE of another atlas."""
+        """The features of each text or chat. Raises MismatchError for an SAE of another atlas."""
         from monoscope.artifact import load_sae
+        from monoscope.artifact.checks import check_atlas
 
         sae = load_sae(self.sae)
-        if sae.config.d_sae != self.atlas.n_features:
-            raise ConfigError(
-                "the atlas is another SAE's",
-                got=f"{sae.config.d_sae} latents in the SAE",
-                expected=f"{self.atlas.n_features}, as in the atlas",
-            )
+        check_atlas(sae, self.atlas.manifest)
         lm = opt.recorded_model(sae, self.model, self.device)
         return [self._one(lm, sae, text) for text in texts]
 

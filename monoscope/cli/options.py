@@ -19,6 +19,10 @@ _MODEL = "Language model: a hub id, a folder, a .gguf file, or demo."
 _RECORDED = " Default: the one the SAE was trained on."
 
 SaeDir = Annotated[str, typer.Argument(metavar="SAE", help="Folder of a trained SAE.")]
+SaeBeside = Annotated[
+    str | None,
+    typer.Option("--sae", metavar="DIR", help="Default: the folder sae beside the atlas."),
+]
 AtlasDir = Annotated[str, typer.Argument(metavar="ATLAS", help="Folder of an atlas.")]
 StoreDir = Annotated[str, typer.Option("--store", metavar="DIR", help="Store of activations.")]
 Runs = Annotated[
@@ -63,6 +67,20 @@ def recorded_model(sae: SAE, given: str | None, device: str | None) -> LM:
             "the SAE does not say which model it was trained on", hint="Name it with --model."
         )
     return load_lm(str(name), device=device)
+
+
+def sae_beside(atlas: Atlas) -> str:
+    """The SAE in the folder `sae` beside an atlas. Raises ConfigError where it is not there."""
+    from monoscope.viewer.config import beside
+
+    found = beside(atlas.folder, atlas.manifest["sae"]["hash"])
+    if found is None:
+        raise ConfigError(
+            "the atlas's SAE is not beside it",
+            got=f"none of its weights in {atlas.folder.resolve().parent / 'sae'}",
+            hint="Name its folder with --sae.",
+        )
+    return str(found)
 
 
 def atlas_of(sae: SAE, folder: str) -> Atlas:

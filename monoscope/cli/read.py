@@ -33,7 +33,7 @@ def features(
         str | None, typer.Option("--search", metavar="Q", help="Words in labels and tokens.")
     ] = None,
     text: Annotated[
-        str | None, typer.Option("--text", metavar="T", help="Which fire on a text; needs --sae.")
+        str | None, typer.Option("--text", metavar="T", help="Which fire on a text.")
     ] = None,
     text_b: Annotated[
         str | None,
@@ -41,16 +41,14 @@ def features(
     ] = None,
     messages: Annotated[
         str | None,
-        typer.Option("--messages", metavar="JSON", help="Which fire on a chat; needs --sae."),
+        typer.Option("--messages", metavar="JSON", help="Which fire on a chat."),
     ] = None,
     latent: Annotated[int | None, typer.Option("--id", metavar="N", help="One feature.")] = None,
     children: Annotated[
         int | None,
         typer.Option("--children", metavar="N", help="What it splits into in larger SAEs."),
     ] = None,
-    sae: Annotated[
-        str | None, typer.Option("--sae", metavar="DIR", help="For --text and --messages.")
-    ] = None,
+    sae: opt.SaeBeside = None,
     model: opt.RecordedModel = None,
     sort: Annotated[
         str, typer.Option("--sort", help="density, max, label_score, latent or interest.")
@@ -70,11 +68,8 @@ def features(
     if len(given) > 1:
         raise ConfigError("one question at a time", got=" and ".join(given))
     reads = text is not None or messages is not None
-    if reads != (sae is not None):
-        raise ConfigError(
-            f"{'--messages' if messages is not None else '--text'} and --sae belong together",
-            hint="Give both, or neither for a list.",
-        )
+    if sae is not None and not reads:
+        raise ConfigError("--sae is what a text is read with", hint="Give --text or --messages.")
     if text_b is not None and text is None:
         raise ConfigError("--text-b is compared with --text", hint="Give both.")
     if by not in BY:
@@ -84,8 +79,8 @@ def features(
     opened = load_atlas(atlas)
     if children is not None:
         return split.children(opened, children, as_json)
-    if sae is not None:
-        reader = Reader(opened, sae, model, device, context_length)
+    if reads:
+        reader = Reader(opened, sae or opt.sae_beside(opened), model, device, context_length)
         if text is not None and text_b is not None:
             return compared(reader, text, text_b, limit, as_json)
         asked = turns(messages) if messages is not None else text or ""
@@ -111,10 +106,7 @@ def view(
         bool, typer.Option("--no-browser", help="Print the address, open nothing.")
     ] = False,
     model: opt.RecordedModel = None,
-    sae: Annotated[
-        str | None,
-        typer.Option("--sae", metavar="DIR", help="Default: the folder sae beside the atlas."),
-    ] = None,
+    sae: opt.SaeBeside = None,
     runs: Annotated[
         str | None,
         typer.Option("--runs", metavar="DIR", help="Where runs lie. Default: beside the atlas."),
