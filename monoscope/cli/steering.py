@@ -164,12 +164,13 @@ def _swept(task: FeatureSweep, result: SweepResult) -> RenderableType:
 
     table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
     table.add_column("written with", no_wrap=True)
-    for name in ("× ‖x‖", "score", "effect", "fluency"):
+    for name in ("× ‖x‖", "score", "effect", "fluency", "‖Δ‖/‖x‖", "KL"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("after the prompt", ratio=1, no_wrap=True, overflow="ellipsis")
     for point in result.points:
         t = point.trial
-        figures = [f"{value:.2f}" for value in (t.times_norm, t.score, t.effect, t.fluency)]
+        told = (t.times_norm, t.score, t.effect, t.fluency, t.relative_norm, t.kl)
+        figures = [f"{value:.2f}" for value in told]
         table.add_row(_KINDS[point.kind], *figures, Text(visible(t.texts[0])))
     counted = ", ".join(quoted(token) for token in task.tokens)
     return Group(

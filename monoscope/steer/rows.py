@@ -7,7 +7,7 @@ moves compared with one another have the same length, so many × the median norm
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -18,7 +18,7 @@ from monoscope.lm.protocol import LM, Positions
 from monoscope.ops.codes import SparseCodes
 from monoscope.sae.model import SAE
 from monoscope.sae.trained import site_of
-from monoscope.steer.apply import add_where, kept
+from monoscope.steer.apply import Meter, add_where, kept
 from monoscope.steer.units import direction_norm, median_norm
 
 TILE = 32  # rows of a forward pass whose logits are held at once
@@ -26,15 +26,22 @@ TILE = 32  # rows of a forward pass whose logits are held at once
 
 @dataclass(frozen=True)
 class RowMoves:
-    """A hook that moves row b by moves[b], [B,D], wherever the SAE's mask policy keeps a token."""
+    """A hook that moves row b by moves[b], [B,D], wherever the SAE's mask policy keeps a token.
+
+    meter: where the sizes of one forward pass are added up.
+    """
 
     sae: SAE
     moves: Tensor
+    meter: Meter | None = field(default=None, compare=False)
 
     def __call__(self, x: Tensor, positions: Positions) -> Tensor:
         """x [B,S,D] -> x' [B,S,D]."""
         moves = self.moves.to(x.device)[:, None, :].expand(x.shape)
-        return add_where(x, moves, kept(self.sae, x, positions))
+        moved = kept(self.sae, x, positions)
+        if self.meter is not None:
+            self.meter.add(moves[moved], x[moved])
+        return add_where(x, moves, moved)
 
 
 def latent_moves(sae: SAE, latents: Sequence[int], times_norm: float) -> Tensor:
@@ -95,12 +102,16 @@ class Written:
     ids: new tokens of each prompt.  codes: the SAE's codes of all new tokens, in that order.
     ce: mean −log p of the new tokens under the unedited model, nats a token.
     distinct2: share of the bigrams of new tokens that are no repeat within their continuation.
+    relative_norm: mean ‖Δ‖/‖x‖ over the positions moved while it was written.  kl: KL(writing ‖
+    unedited) of the next-token distributions, mean over new tokens, nats.
     """
 
     ids: tuple[tuple[int, ...], ...]
     codes: SparseCodes
     ce: float
     distinct2: float
+    relative_norm: float = 0.0
+    kl: float = 0.0
 
     @property
     def tokens(self) -> Tensor:
@@ -130,15 +141,26 @@ def write(
             seed=seed,
             hooks={site_of(sae): hook},
         )
-        for start in range(0, len(new), n_prompts):
-            yield read(lm, sae, prompts, new[start : start + n_prompts])
+        for i, move in enumerate(some):
+            texts = new[i * n_prompts : (i + 1) * n_prompts]
+            yield read(lm, sae, prompts, texts, move=move)
 
 
 @torch.no_grad()
 def read(
-    lm: LM, sae: SAE, prompts: Sequence[Sequence[int]], new: Sequence[Sequence[int]]
+    lm: LM,
+    sae: SAE,
+    prompts: Sequence[Sequence[int]],
+    new: Sequence[Sequence[int]],
+    *,
+    move: Tensor | None = None,
+    written_after: Sequence[Sequence[int]] | None = None,
 ) -> Written:
-    """Read the continuations `new` of the prompts with the unedited model."""
+    """Read the continuations `new` of the prompts with the unedited model.
+
+    move: the vector [D] that they were written under, and written_after: the prompts they were
+    written after where those are others; both only for what that cost, relative_norm and kl.
+    """
     ids, mask = padded([[*a, *b] for a, b in zip(prompts, new, strict=True)], lm)
     at = torch.arange(ids.shape[1], device=ids.device)
     starts = torch.tensor([len(p) for p in prompts], device=ids.device)
@@ -153,12 +175,39 @@ def read(
     before = is_new.roll(-1, 1)  # the positions that predict the new tokens
     log_p = logits[before].float().log_softmax(-1)
     ce = -log_p.gather(1, ids[is_new][:, None]).double()
+    cost = (0.0, 0.0)
+    if move is not None or written_after is not None:
+        cost = _cost(lm, sae, prompts if written_after is None else written_after, new, move, log_p)
     return Written(
         ids=tuple(tuple(row) for row in new),
         codes=sae.encode(seen[0][is_new].to(sae.W_dec.device)),
         ce=float(ce.mean()) if ce.numel() else 0.0,
         distinct2=_distinct2(new),
+        relative_norm=cost[0],
+        kl=cost[1],
     )
+
+
+def _cost(
+    lm: LM,
+    sae: SAE,
+    prompts: Sequence[Sequence[int]],
+    new: Sequence[Sequence[int]],
+    move: Tensor | None,
+    log_q: Tensor,
+) -> tuple[float, float]:
+    """‖Δ‖/‖x‖ and KL of texts as they were written; log_q [T,V]: of the unedited model."""
+    ids, mask = padded([[*a, *b[:-1]] for a, b in zip(prompts, new, strict=True)], lm)
+    at = torch.arange(ids.shape[1], device=ids.device)
+    begins = [len(a) - 1 if b else ids.shape[1] for a, b in zip(prompts, new, strict=True)]
+    predicts = mask & (at >= torch.tensor(begins, device=ids.device)[:, None])
+    meter = Meter()
+    hooks = {}
+    if move is not None:
+        hooks = {site_of(sae): RowMoves(sae, move.expand(len(ids), -1), meter)}
+    log_p = lm.logits(ids, mask, hooks)[predicts].float().log_softmax(-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1).double()
+    return meter.mean, max(0.0, float(kl.mean())) if kl.numel() else 0.0
 
 
 def _distinct2(rows: Sequence[Sequence[int]]) -> float:

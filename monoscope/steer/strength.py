@@ -7,6 +7,11 @@ A text is judged by what can be counted in it, without a judge model:
     ce         mean −log p of its tokens under the unedited model, nats
     distinct2  share of its bigrams that are no repeat
 
+and beside these by what it cost, which the score does not count:
+
+    relative_norm  mean ‖Δ‖/‖x‖ over the positions moved while it was written
+    kl             KL(steered ‖ default) of the next-token distributions on it, nats a token
+
 Against the unsteered text (index 0), with g(a) the mean of min(1, max(0, a − a_0) / 0.2) over
 prompts, each by the shares of its own texts, so that spam after one is no effect on the others:
 
@@ -60,6 +65,8 @@ class Trial:
     distinct2: float
     effect: float
     fluency: float
+    relative_norm: float
+    kl: float
     texts: tuple[str, ...]
 
     @property
@@ -220,6 +227,8 @@ class Judge:
             distinct2=text.distinct2,
             effect=gains[0] if len(self.wanted) >= BROAD else math.sqrt(gains[0] * gains[1]),
             fluency=min(1.0, repeats) ** 2 * math.exp(-surprise),
+            relative_norm=text.relative_norm,
+            kl=text.kl,
             texts=tuple(self.lm.decode(row) for row in text.ids),
         )
 

@@ -174,4 +174,8 @@ class _Sweep:
         self.done += self.max_new_tokens
         new = cut(steps, len(prompts) * n, self.lm.eos_ids)
         texts = [new[i : i + len(prompts)] for i in range(0, len(new), len(prompts))]
-        return [read(self.lm, self.sae, self.prompts, text) for text in texts]
+        after = None if prompts is self.prompts else prompts
+        return [
+            read(self.lm, self.sae, self.prompts, text, move=move, written_after=after)
+            for text, move in zip(texts, [None] if moves is None else moves, strict=True)
+        ]

@@ -107,7 +107,8 @@ def router(state: ViewerState) -> APIRouter:
         """A latent tried at rising strengths beside its controls, as it is written.
 
         Events: `start` (what is counted, what the asking control says), `progress` (done, total),
-        `point` (kind default, prompt, steered, random or reversed, with its figures and texts),
+        `point` (kind default, prompt, steered, random or reversed, with its figures, what it cost
+        as relative_norm, ‖Δ‖/‖x‖, and kl, nats a token, and its texts),
         `sweetspot` (found, best, control, prompt), and `problem`.
         """
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from monoscope.errors import ConfigError
-from monoscope.steer import Add
+from monoscope.steer import Add, generate
 from monoscope.steer.apply import hooks_for
 from monoscope.steer.rows import (
     check_prompts,
@@ -16,6 +16,7 @@ from monoscope.steer.rows import (
     read,
     write,
 )
+from monoscope.steer.units import median_norm
 
 PROMPTS = ("my favourite", "i think.", "a")
 LATENTS = [3, 0, 16, 5, 7, 8, 9, 10, 11, 12, 13, 1, 2]  # more rows than one tile holds
@@ -82,9 +83,52 @@ def test_reading_is_by_the_unedited_model(lm, make_sae):
     assert got.distinct2 == pytest.approx((2 + 2) / (4 + 2))  # 56 65 repeat; 9-10 10-11 do not
 
 
+def single(lm, prompt, row, hooks=None):
+    """log p [T,V] of the distributions a continuation was drawn from, alone and in fp64."""
+    ids = torch.tensor([prompt + row[:-1]])
+    logits = lm.logits(ids, torch.ones_like(ids, dtype=torch.bool), hooks or {})[0]
+    return logits[len(prompt) - 1 :].double().log_softmax(-1)
+
+
+def test_what_a_text_cost_is_what_single_texts_cost(lm, make_sae):
+    """‖Δ‖/‖x‖ from the activations themselves, the sink left out; KL from both models' logits."""
+    sae = make_sae("resid_post.1")
+    prompts = check_prompts(lm, PROMPTS)
+    size = 0.6
+    for got, latent in zip(
+        write(lm, sae, latent_moves(sae, LATENTS, size), prompts, max_new_tokens=7),
+        LATENTS, strict=True,
+    ):  # fmt: skip
+        edit = Add(sae, latent, times_norm=size)
+        ratios, kls = [], []
+        for prompt, row in zip(prompts, map(list, got.ids), strict=True):
+            ids = torch.tensor([prompt + row[:-1]])
+            x = lm.capture(ids, torch.ones_like(ids, dtype=torch.bool), edit.site)[0, 1:]
+            ratios += (size * median_norm(sae) / x.double().norm(dim=-1)).tolist()
+            p, q = single(lm, prompt, row, hooks_for([edit])), single(lm, prompt, row)
+            kls += (p.exp() * (p - q)).sum(-1).tolist()
+        assert got.relative_norm == pytest.approx(sum(ratios) / len(ratios), rel=1e-5)
+        assert got.kl == pytest.approx(sum(kls) / len(kls), rel=1e-3, abs=1e-6)
+        assert got.kl > 0.001
+
+
+def test_one_text_costs_what_generate_says(lm, make_sae):
+    sae = make_sae("resid_post.1")
+    said = generate(lm, "i think", edits=[Add(sae, 4, times_norm=0.5)], max_new_tokens=6)
+    (got,) = write(
+        lm, sae, latent_moves(sae, [4], 0.5), check_prompts(lm, ["i think"]), max_new_tokens=6
+    )
+    assert lm.decode(got.ids[0]) == said.steered
+    assert got.relative_norm == pytest.approx(said.relative_norm, rel=1e-5)
+    assert got.kl == pytest.approx(said.kl, rel=1e-3, abs=1e-6)
+
+
 def test_nothing_written(lm, make_sae):
-    got = read(lm, make_sae(), check_prompts(lm, PROMPTS), [[], [], []])
+    sae = make_sae()
+    move = latent_moves(sae, [1], 0.5)[0]
+    got = read(lm, sae, check_prompts(lm, PROMPTS), [[], [], []], move=move)
     assert (got.ce, got.distinct2, got.codes.n_tokens, got.tokens.numel()) == (0.0, 0.0, 0, 0)
+    assert got.kl == 0.0 and got.relative_norm > 0  # the prompts were moved all the same
 
 
 @pytest.mark.parametrize("prompts", [[], ["fine", ""]])

@@ -85,6 +85,29 @@ def test_the_prompt_control_is_judged_as_an_answer_to_the_plain_prompt(lm, sae):
         ce += [-float(log_p[len(prompt) - 1 + i, t]) for i, t in enumerate(answer)]
     assert trial.ce == pytest.approx(sum(ce) / len(ce), abs=1e-4)
     assert told[-1].prompt == trial.score
+    kls = []
+    for plain, prompt, answer in zip(check_prompts(lm, PROMPTS), asked, answers, strict=True):
+        q, p = (
+            lm.logits(torch.tensor([given + answer]), torch.ones(1, len(given + answer)).bool())[
+                0, len(given) - 1 : -1
+            ]
+            .double()
+            .log_softmax(-1)
+            for given in (plain, prompt)
+        )
+        kls += (p.exp() * (p - q)).sum(-1).tolist()
+    assert trial.relative_norm == 0.0  # asking moves nothing, and is no less of a change
+    assert trial.kl == pytest.approx(sum(kls) / len(kls), rel=1e-3)
+
+
+def test_every_trial_says_what_it_cost(lm, sae):
+    told = [e for e in run(lm, sae) if isinstance(e, Point)]
+    assert (told[0].trial.relative_norm, told[0].trial.kl) == (0.0, 0.0)
+    for point in told[1:]:
+        assert point.trial.relative_norm > 0 and point.trial.kl > 0
+        assert {"relative_norm", "kl"} <= set(point.to_json())
+    norms = [p.trial.relative_norm for p in told if p.kind == "steered"]
+    assert norms == sorted(norms) and norms[0] < norms[-1]
 
 
 def test_a_direction_that_writes_nothing_is_not_called_a_sweet_spot(lm, sae):

@@ -90,7 +90,7 @@ function Plot({ points, measure, spot, open, pick }) {
     const these = points.filter((p) => p.kind === kind);
     const all = begin ? [begin, ...these] : these;
     return html`<g class="curve ${kind}"><polyline points=${all.map((p) => `${x(p.times_norm).toFixed(1)},${y(p[measure]).toFixed(1)}`).join(" ")} />
-      ${these.map((p) => mark(kind, x(p.times_norm), y(p[measure]), `${KINDS[kind]} at ${short(p.times_norm)}: ${p[measure].toFixed(2)}`))}</g>`;
+      ${these.map((p) => mark(kind, x(p.times_norm), y(p[measure]), `${KINDS[kind]} at ${short(p.times_norm)}: ${p[measure].toFixed(2)}. ‖Δ‖/‖x‖ ${p.relative_norm.toFixed(2)}, KL ${short(p.kl)} nats a token`))}</g>`;
   };
   const said = steered.map((p) => `${short(p.times_norm)}: ${p[measure].toFixed(2)}`).join(", ");
   return html`<div class="plot" ref=${ref}><svg width=${w} height=${h} role="img" aria-label=${`${measure} by strength. ${said || "Nothing yet"}`}>
@@ -121,7 +121,7 @@ function Texts({ points, at, start, pick }) {
   const strength = at ?? steered[0].times_norm;
   const rows = [points.find((p) => p.kind === "default"), ...["steered", "random", "reversed"].map((kind) => points.find((p) => p.kind === kind && Math.abs(p.times_norm) === strength)), points.find((p) => p.kind === "prompt")].filter(Boolean);
   return html`<div class="row" role="group" aria-label="Strength whose texts are shown">${steered.map((p) => html`<button key=${p.times_norm} class="btn small" type="button" aria-pressed=${p.times_norm === strength} onClick=${() => pick(p.times_norm)}>${short(p.times_norm)}</button>`)}<span class="dim">× ‖x‖</span></div>
-    <div class="scroll" tabindex="0" role="region" aria-label="Texts at ${short(strength)} times the norm"><table class="trials"><thead><tr><th>written with</th><th class="num">score</th><th class="num">effect</th><th class="num">fluency</th><th>after your prompt</th></tr></thead>
+    <div class="scroll" tabindex="0" role="region" aria-label="Texts at ${short(strength)} times the norm"><table class="trials"><thead><tr><th>written with</th><th class="num">score</th><th class="num">effect</th><th class="num">fluency</th><th class="num" title="Mean size of the change over the size of the activation, over the positions moved">‖Δ‖/‖x‖</th><th class="num" title="KL(steered ‖ default) of the next-token distributions on this text, nats a token">KL</th><th>after your prompt</th></tr></thead>
     <tbody>${rows.map((p) => html`<tr key=${p.kind} class=${p.kind}><th scope="row">${p.kind === "prompt" && start ? html`<span title=${start.ask}>${KINDS[p.kind]}</span>` : KINDS[p.kind]}</th>
-      <td class="num">${p.score.toFixed(2)}</td><td class="num">${p.effect.toFixed(2)}</td><td class="num">${p.fluency.toFixed(2)}</td><td class="mono">${visible(p.texts[0] || "")}</td></tr>`)}</tbody></table></div>`;
+      <td class="num">${p.score.toFixed(2)}</td><td class="num">${p.effect.toFixed(2)}</td><td class="num">${p.fluency.toFixed(2)}</td><td class="num">${p.relative_norm.toFixed(2)}</td><td class="num">${short(p.kl)}</td><td class="mono">${visible(p.texts[0] || "")}</td></tr>`)}</tbody></table></div>`;
 }
