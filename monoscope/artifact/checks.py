@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -15,6 +16,10 @@ LEAVES = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 """The weights that every SAE has, in the order that `weights_hash` takes them."""
 
 _HASH_LENGTH = 40  # a commit or file hash; shorter revisions ("main") mean nothing without the name
+
+
+class NameWarning(UserWarning):
+    """Two models taken for the same by name, where nothing firmer is known of both."""
 
 
 class StoreLike(Protocol):
@@ -113,13 +118,21 @@ def same_model(
 ) -> None:
     """Compare LM identities over what both of them say; equal weight hashes outweigh the name.
 
-    Raises MismatchError that names both.
+    Where the names alone differ, and end alike (google/gemma-2-2b, /models/gemma-2-2b), the two
+    are taken for the same model with a NameWarning. Raises MismatchError that names both.
     """
     both = {key for key in ("model", "weights", "tokenizer") if mine.get(key) and theirs.get(key)}
     if "weights" in both and mine["weights"] == theirs["weights"] and _is_hash(mine["weights"]):
         both.discard("model")  # the same file may have been opened under another name
     differ = sorted(key for key in both if mine[key] != theirs[key])
-    if differ:
+    if differ == ["model"] and _last(mine["model"]) == _last(theirs["model"]):
+        warnings.warn(
+            f"{mine['model']} and {theirs['model']} are taken for the same model by name; "
+            "unverified, as nothing firmer is known of both",
+            NameWarning,
+            stacklevel=3,
+        )
+    elif differ:
         raise MismatchError(
             f"another {' and '.join(differ)} than {whose}'s",
             got=f"{what} {_describe(mine, differ)}",
@@ -142,6 +155,11 @@ def weights_hash(sae: Any) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy())
     return digest.hexdigest()
+
+
+def _last(name: str) -> str:
+    """The last part of a path or of a hub's name."""
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
 
 
 def _is_hash(revision: str) -> bool:

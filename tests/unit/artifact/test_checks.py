@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from monoscope.artifact.checks import check_model, check_together, weights_hash
+from monoscope.artifact.checks import NameWarning, check_model, check_together, weights_hash
 from monoscope.errors import MismatchError
 from monoscope.sae import SAE, SAEConfig
 from monoscope.sites import Site
@@ -140,3 +140,32 @@ def test_the_hash_of_an_sae_without_further_leaves_is_what_atlases_hold(sae):
     ):  # fmt: skip
         digest.update(name.encode() + np.zeros(shape, np.float32).tobytes())
     assert weights_hash(sae) == digest.hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"),
+    [
+        ("google/gemma-2-2b", "/models/gemma-2-2b/"),
+        ("gpt2", "openai-community/gpt2"),
+        ("google/Gemma-2-2B", "C:\\models\\gemma-2-2b"),
+    ],
+)
+def test_names_that_end_alike_are_taken_for_the_same_model_and_it_is_said(sae, store, mine, theirs):
+    sae.provenance["model"] = {"model": mine}
+    store.identity = {**store.identity, "model": theirs}
+    with pytest.warns(NameWarning, match="taken for the same model by name") as caught:
+        check_together(sae, store, None)
+    assert mine in str(caught[0].message) and theirs in str(caught[0].message)
+
+
+def test_a_name_does_not_outweigh_other_weights_or_another_end(sae, store):
+    store.identity = {**store.identity, "model": "/models/gemma-2-2b"}
+    for other in (
+        {"model": "google/gemma-2-9b"},
+        {"model": "gemma-2-2b-it"},
+        {"model": "google/gemma-2-2b", "weights": "c" * 64},
+        {"model": "google/gemma-2-2b", "tokenizer": "c" * 64},
+    ):
+        sae.provenance["model"] = other
+        with pytest.raises(MismatchError):
+            check_together(sae, store, None)
