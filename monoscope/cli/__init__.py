@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from monoscope.cli import build, compare, exchange, read, split, steering, sweep
-from monoscope.cli.output import visible_line
+from monoscope.cli.output import notes, visible_line
 from monoscope.errors import MonoscopeError
 from monoscope.files import write_problem
 
@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(args: list[str]) -> int:
     try:
-        code = app(args=args or ["--help"], prog_name="monoscope", standalone_mode=False)
+        with notes():
+            code = app(args=args or ["--help"], prog_name="monoscope", standalone_mode=False)
         sys.stdout.flush()
         if code == _STOPPED:  # typer has caught the KeyboardInterrupt
             raise KeyboardInterrupt

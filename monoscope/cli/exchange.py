@@ -101,12 +101,16 @@ def _page(atlas: str, out: str, n_features: int | None, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def _told(verb: str) -> Iterator[None]:
-    """What a format cannot carry, a line each on stderr."""
+    """What a format cannot carry, a line each on stderr; other warnings go on as they are."""
     from monoscope.artifact.interop import InteropWarning
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InteropWarning)
         yield
     bar = Bar(verb)
-    for line in dict.fromkeys(str(w.message) for w in caught):
+    lost = [str(w.message) for w in caught if issubclass(w.category, InteropWarning)]
+    for line in dict.fromkeys(lost):
         bar.note(f"not carried: {line}")
+    for other in caught:
+        if not issubclass(other.category, InteropWarning):
+            warnings.warn(other.message, other.category, stacklevel=2)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,22 @@ from monoscope.progress import Bar as Bar
 def quiet_stdout(as_json: bool) -> Iterator[None]:
     """With --json, whatever a library prints goes to stderr: stdout is for the one object."""
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def notes() -> Iterator[None]:
+    """monoscope's own warnings as a line each on stderr; those of libraries stay as they are."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def line(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if category.__module__.partition(".")[0] == "monoscope":
+                print(f"monoscope: note: {visible_line(str(message))}", file=sys.stderr)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = line
         yield
 
 

@@ -91,6 +91,7 @@ def import_sae(
         lost, held = [*lost, changed], None
     probe = held.x if held is not None and held.real else None
     figures: dict[str, float | int | None] = {} if probe is None else _on_probe(sae, probe)
+    lost += _unsaid(sae, store is not None)
     if store is not None:
         check_together(sae, store, None)
         figures = on_sight(sae, store)
@@ -216,6 +217,15 @@ def _probe(sae: SAE, source: str | Path, store: ActivationStore | None) -> Tenso
     return held.x if held is not None and held.real else None
 
 
+def _unsaid(sae: SAE, has_store: bool) -> list[str]:
+    """A line where the file does not say where the SAE belongs, so that it was not checked."""
+    missing = [name for name in ("model", "site") if not sae.provenance.get(name)]
+    if not missing:
+        return []
+    taken = "the store's taken, unverified but for fvu" if has_store else "unverified; try --store"
+    return [f"{' and '.join(missing)}: not named in the file, {taken}"]
+
+
 def _complete(sae: SAE, store: ActivationStore) -> None:
     """What the file did not say of where and how the SAE is used, as the store says it.
 
@@ -224,6 +234,8 @@ def _complete(sae: SAE, store: ActivationStore) -> None:
     said = {k: v for k, v in store.provenance().items() if not k.startswith("corpus")}
     held = sae.provenance
     sae.provenance = held | {k: v for k, v in said.items() if held.get(k) in (None, "", {})}
+    if "weights" not in sae.provenance["model"]:  # the same by name: later checks go by the hash
+        sae.provenance["model"] = dict(store.identity)
 
 
 def _passed_on(caught: list[warnings.WarningMessage]) -> list[str]:

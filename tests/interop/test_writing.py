@@ -177,7 +177,34 @@ def test_import_shows_at_once_whether_it_fits(tmp_path, store):
     origin = ms.load_sae(tmp_path / "ours").provenance
     assert origin["model"] == store.identity
     assert origin["mask_policy"]["special_ids"]
+    assert "model: not named in the file, the store's taken, unverified but for fvu" in taken.lost
     assert stored_probe(tmp_path / "ours") is not None
+
+
+def test_a_model_of_the_same_name_is_taken_with_a_note(tmp_path, store, capsys):
+    """google/tiny and /models/tiny: one line, and from then on the store's hash."""
+    name = store.identity["model"]
+    export_sae(
+        make("relu", site="embed", model={"model": f"owner/{name}"}), tmp_path / "a", "saelens"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        said = ("import", tmp_path / "a", "--store", store.path, "--out", tmp_path / "b", "--json")
+        assert run(*said) == 0
+    err = capsys.readouterr().err
+    assert f"monoscope: note: owner/{name} and {name} are taken for the same model by name" in err
+    assert ms.load_sae(tmp_path / "b").provenance["model"] == store.identity
+
+
+def test_an_import_that_says_nothing_of_where_it_belongs_is_unverified(tmp_path):
+    bare = make("relu")
+    export_sae(bare, tmp_path / "a", "saelens")
+    config = json.loads((tmp_path / "a" / "cfg.json").read_text())
+    config["metadata"] = {}
+    (tmp_path / "a" / "cfg.json").write_text(json.dumps(config))
+    assert import_sae(tmp_path / "a").lost == [
+        "model and site: not named in the file, unverified; try --store"
+    ]
 
 
 def test_a_store_of_another_site_is_refused(tmp_path, store):
