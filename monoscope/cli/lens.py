@@ -21,13 +21,17 @@ Given = str | list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Reader:
-    """What texts are read with: an atlas, its SAE and model, and how much is read at once."""
+    """What texts are read with: an atlas, its SAE and model, and how much is read at once.
+
+    dense: False leaves out the latents that fire on a tenth of all tokens.
+    """
 
     atlas: Atlas
     sae: str
     model: str | None
     device: str | None
     context_length: int
+    dense: bool = True
 
     def read(self, *texts: Given) -> list[TextFeatures]:
         """The features of each text or chat. Raises MismatchError for an SAE of another atlas."""
@@ -37,7 +41,8 @@ class Reader:
         sae = load_sae(self.sae)
         check_atlas(sae, self.atlas.manifest)
         lm = opt.recorded_model(sae, self.model, self.device)
-        return [self._one(lm, sae, text) for text in texts]
+        left_out = set() if self.dense else self.atlas.dense()
+        return [self._one(lm, sae, text).without(left_out) for text in texts]
 
     def _one(self, lm: LM, sae: SAE, given: Given) -> TextFeatures:
         from monoscope.features.text import features_on_chat, features_on_text

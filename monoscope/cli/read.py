@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,9 +12,6 @@ from monoscope.cli.lens import BY, Reader, compared, on_text
 from monoscope.cli.output import console, print_json, print_table, quiet_stdout
 from monoscope.cli.steering import turns
 from monoscope.errors import ConfigError
-
-if TYPE_CHECKING:
-    from monoscope.features.feature import Row
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +27,8 @@ def register(app: typer.Typer) -> None:
 def features(
     atlas: opt.AtlasDir,
     search: Annotated[
-        str | None, typer.Option("--search", metavar="Q", help="Words in labels and tokens.")
+        str | None,
+        typer.Option("--search", metavar="Q", help="Words and filters, such as density<1e-3."),
     ] = None,
     text: Annotated[
         str | None, typer.Option("--text", metavar="T", help="Which fire on a text.")
@@ -51,12 +49,24 @@ def features(
     sae: opt.SaeBeside = None,
     model: opt.RecordedModel = None,
     sort: Annotated[
-        str, typer.Option("--sort", help="density, max, label_score, latent or interest.")
-    ] = "interest",
+        str,
+        typer.Option(
+            "--sort",
+            help="interest, relevance, latent, density, fires, max, mean, score, auc, reads, "
+            "writes. Default: relevance of a search, else interest.",
+        ),
+    ] = "",
+    order: Annotated[str, typer.Option("--order", help="asc or desc. Default: the sort's.")] = "",
+    box: Annotated[
+        str, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="On the map, from 0 to 1.")
+    ] = "",
     by: Annotated[str, typer.Option("--by", help="Order on a text: sum, max or n_tokens.")] = "sum",
     context_length: Annotated[
         int, typer.Option("--context-length", min=1, help="Tokens of a text read at once.")
     ] = 128,
+    dense: Annotated[
+        bool, typer.Option("--dense/--no-dense", help="On a text: with those on > 10 % of tokens.")
+    ] = True,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Features shown.")] = 20,
     device: opt.Device = None,
     as_json: opt.Json = False,
@@ -80,19 +90,18 @@ def features(
     if children is not None:
         return split.children(opened, children, as_json)
     if reads:
-        reader = Reader(opened, sae or opt.sae_beside(opened), model, device, context_length)
+        reader = Reader(opened, sae or opt.sae_beside(opened), model, device, context_length, dense)
         if text is not None and text_b is not None:
             return compared(reader, text, text_b, limit, as_json)
         asked = turns(messages) if messages is not None else text or ""
         return on_text(reader, asked, by, limit, as_json)
     from monoscope.features.show import feature_page, feature_table
+    from monoscope.viewer.finding import find_features
 
     if latent is not None:
         page = opened.feature(latent)
         return print_json(page.to_json()) if as_json else console().print(feature_page(page))
-    rows: list[Row] = (
-        opened.search(search, limit) if search is not None else opened.list(sort, limit=limit)
-    )
+    rows = find_features(opened, search or "", sort=sort, order=order, box=box, limit=limit)
     if as_json:
         print_json({"n": len(rows), "features": [row.to_json() for row in rows]})
     else:

@@ -152,6 +152,10 @@ class Atlas:
             query, given = queries.LABELS_OF, given | {"latents": [*latents]}
         return {row["latent"]: row["label"] for row in self._ask(query, given)}
 
+    def dense(self, share: float = 0.1) -> set[int]:
+        """The latents active on more than `share` of the tokens indexed: most texts fire them."""
+        return {row["latent"] for row in self._ask(queries.DENSE, {"share": share})}
+
     def meta_mass(self) -> dict[int, dict[str, float]]:
         """For every latent, the share of its activation that falls on each metadata value."""
         rows = self._ask(queries.META_MASS, {})

@@ -119,6 +119,8 @@ LABELS = f"{KNOWN} SELECT latent, label FROM known ORDER BY latent"
 LABELS_OF = f"""{KNOWN} SELECT latent, label FROM known
 WHERE latent IN (SELECT unnest($latents::BIGINT[])) ORDER BY latent"""
 
+DENSE = "SELECT latent FROM features WHERE density > $share"
+
 META_MASS = "SELECT latent, meta_mass FROM features ORDER BY latent"
 
 TOKENS = """

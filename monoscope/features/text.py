@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -62,6 +62,15 @@ class TextFeatures:
     def ranked(self, by: Literal["sum", "max", "n_tokens"] = "sum") -> list[LatentTotal]:
         """The totals, largest first by Σ value, largest value or number of tokens."""
         return sorted(self.totals, key=lambda t: (-getattr(t, by), t.latent))
+
+    def without(self, latents: Collection[int]) -> TextFeatures:
+        """The same reading with these latents left out, of the tokens and of the totals."""
+        tokens = tuple(
+            replace(token, active=tuple(pair for pair in token.active if pair[0] not in latents))
+            for token in self.tokens
+        )
+        totals = tuple(total for total in self.totals if total.latent not in latents)
+        return replace(self, tokens=tokens, totals=totals)
 
     def values(self, latent: int) -> list[float]:
         """One latent's value on every token, 0 where it is silent: [S]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, Protocol
 
 from pydantic import BaseModel
@@ -11,6 +12,9 @@ from pydantic import BaseModel
 from monoscope.features.atlas import Atlas
 from monoscope.viewer.catalogue import Catalogue
 from monoscope.viewer.config import ViewerConfig
+
+
+EMBEDDED = "demo"  # the embedded model's name, whatever folder is called so
 
 
 class ModelStatus(BaseModel):
@@ -61,4 +65,13 @@ class ViewerState:
             return ModelStatus(
                 state="absent", detail="Start the viewer with --sae DIR to ask the model."
             )
-        return self.engine.status().model_copy(update={"sae": str(self.config.sae)})
+        told = self.engine.status()
+        sae = None if self.config.sae is None else str(self.config.sae.resolve())
+        return told.model_copy(update={"sae": sae, "model": _placed(told.model)})
+
+
+def _placed(model: str | None) -> str | None:
+    """A model's name as any folder's shell takes it: whole where it is a path from here."""
+    if model is None or model == EMBEDDED or not Path(model).exists():
+        return model
+    return str(Path(model).resolve())

@@ -42,8 +42,8 @@ def router(state: ViewerState) -> APIRouter:
         known = {name: said[name] for name in AtlasFacts.model_fields if name in said}
         return AtlasFacts(
             n_features=state.atlas.n_features,
-            folder=str(state.config.atlas),
-            sae_folder=None if state.config.sae is None else str(state.config.sae),
+            folder=str(state.config.atlas.resolve()),  # whoever copies it is in another folder
+            sae_folder=None if state.config.sae is None else str(state.config.sae.resolve()),
             **known,
         )
 

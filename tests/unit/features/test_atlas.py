@@ -487,6 +487,15 @@ def test_lists_are_sorted_and_paged(made: Atlas, dense: np.ndarray) -> None:
     assert peaks.count(rows[0].tokens[0]) == max(peaks.count(t) for t in peaks)
 
 
+def test_dense_latents_are_those_active_on_more_than_that_share(
+    made: Atlas, dense: np.ndarray
+) -> None:
+    density = (dense > 0).mean(0)
+    for share in (0.1, 0.25, float(np.median(density)), 1.0):
+        assert made.dense(share) == set(np.flatnonzero(density > share).tolist())
+    assert made.dense() == made.dense(0.1)
+
+
 def test_an_unknown_order_names_the_nearest(made: Atlas) -> None:
     with pytest.raises(ConfigError, match=r"got 'densty'.*Did you mean density\?"):
         made.list(sort="densty")

@@ -101,6 +101,19 @@ def test_totals_add_up_and_rank() -> None:
     assert {t.latent for t in got.totals} == {i for t in got.tokens for i, _ in t.active}
 
 
+def test_latents_left_out_are_gone_from_tokens_and_totals_and_the_rest_stays() -> None:
+    got = features_on_text(LM(), SAE(), "abcabcaXbc!")
+    out = {got.totals[0].latent, got.totals[2].latent}
+    rest = got.without(out)
+    assert [t for t in got.totals if t.latent not in out] == list(rest.totals)
+    assert [len(t.active) for t in rest.tokens] == [
+        sum(i not in out for i, _ in t.active) for t in got.tokens
+    ]
+    for latent in range(L):
+        assert rest.values(latent) == ([0.0] * 11 if latent in out else got.values(latent))
+    assert got.without(set()) == got
+
+
 def test_every_window_starts_with_the_prefix_and_none_is_too_long() -> None:
     lm = LM()
     features_on_text(lm, SAE(), "x" * 100, context_length=8)

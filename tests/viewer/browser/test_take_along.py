@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
 TEXT = 'It\'s "one" $HOME in Paris.\nThe river runs on to the sea, and then it rains again. ' * 7
 OTHER = "-- El niño come pan con su abuela."
+MOVED = ("steered", "random", "reversed")  # kinds of trial
 CHAT = "system: You are terse.\nuser: I am Ada.\nassistant: Hello.\nuser: Who am I?"
 
 
@@ -78,13 +79,55 @@ def latents(page: Page, n: int, within: str = "main") -> list[int]:
 @pytest.mark.parametrize("chat", [False, True], ids=["text", "chat"])
 def test_a_lens_says_the_same_in_a_shell_and_in_python(fresh, run, chat):
     page = fresh(**CLIPBOARD)
-    asked = {"m": "chat", "t": CHAT} if chat else {"t": TEXT}  # longer than a harvest's window
-    page.goto("/lens?" + urlencode(asked | {"by": "max", "dense": 1}))
+    # a text longer than a harvest's window, with dense latents; a chat without
+    asked = {"m": "chat", "t": CHAT} if chat else {"t": TEXT, "dense": 1}
+    page.goto("/lens?" + urlencode(asked | {"by": "max"}))
     shown = latents(page, 5)
     told = json.loads(run(copied(page, "Copy command")))
     assert [total["latent"] for total in told["totals"]][:5] == shown
     lines = run(copied(page, "Copy Python")).splitlines()
     assert [int(line.split()[0]) for line in lines][:5] == shown
+
+
+@pytest.mark.parametrize("dense", ["", "1"], ids=["sparse", "dense"])
+def test_a_passage_in_the_search_box_says_the_same_in_a_shell_and_in_python(
+    fresh, run, bench, dense
+):
+    page = fresh(**CLIPBOARD)
+    atlas = ms.load_atlas(bench / "atlas")
+    passage = "The theory of numbers is studied by mathematicians."
+    page.goto("/?" + urlencode({"q": passage, "dense": dense}))
+    ids = page.locator(".g-row.body .c-id a")
+    expect(page.get_by_text("features fire")).to_be_visible()
+    expect(ids.first).to_be_visible()
+    shown = [int(text) for text in ids.all_inner_texts()[:8]]
+    assert bool(dense) == bool(atlas.dense() & set(shown))  # else the rule would not be seen
+    told = json.loads(run(copied(page, "as command")))
+    assert [total["latent"] for total in told["totals"]][:8] == shown
+    lines = run(copied(page, "as Python")).splitlines()
+    assert [int(line.split()[0]) for line in lines][:8] == shown
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{"q": "unclear", "sort": "score"},
+     {"q": '-dead density<50% "the"', "sort": "max", "order": "asc"},
+     {"sort": "density", "order": "asc", "box": "0.2,0.1,0.8,0.9"}],
+    ids=["sorted", "filtered", "boxed"],
+)  # fmt: skip
+def test_an_atlas_view_says_the_same_in_a_shell_and_in_python(
+    fresh, run, state, tmp_path, monkeypatch
+):
+    page = fresh(**CLIPBOARD)
+    page.goto("/?" + urlencode(state))
+    ids = page.locator(".g-row.body .c-id a")
+    expect(ids.first).to_be_visible()
+    shown = [int(text) for text in ids.all_inner_texts()[:10]]
+    monkeypatch.chdir(tmp_path)  # not the viewer's own
+    told = json.loads(run(copied(page, "as command")))
+    assert [row["latent"] for row in told["features"]][: len(shown)] == shown
+    lines = run(copied(page, "as Python")).splitlines()
+    assert [int(line.split()[0]) for line in lines][: len(shown)] == shown
 
 
 def test_two_texts_say_the_same_in_a_shell_and_in_python(fresh, run):
@@ -148,6 +191,9 @@ def test_a_sweep_is_kept_whole_by_its_link_and_runs_as_a_command_and_in_python(
     for kind in ("steered", "random", "reversed"):
         expect(page.locator(f".curve.{kind} > :not(polyline)")).to_have_count(7)
     expect(page.locator(".trials tbody tr")).to_have_count(5)
+    for row in page.locator(".trials tbody tr").all():  # what each cost is always said
+        kind, cost = row.get_attribute("class"), row.locator("td.num").all_inner_texts()[3:]
+        assert [float(c) > 0 for c in cost] == [kind in MOVED, kind != "default"], (kind, cost)
     page.get_by_role("button", name="effect", exact=True).click()
     strength = page.get_by_role("group", name="Strength whose").get_by_role("button", name="0.20")
     strength.focus()

@@ -1,10 +1,11 @@
 /** The atlas: every feature as a table and a map, narrowed by the search box and the facets. */
 import { binary, useApi } from "../api.js";
 import { Copy, ErrorState } from "../components.js";
-import { python, shell, whole } from "../format.js";
+import { flag, python, shell, whole } from "../format.js";
 import { html, useCallback, useEffect, useMemo, useRef, useState } from "../kit.js";
 import { link, navigate, useQuery } from "../router.js";
 import { useModel } from "../shell/model.js";
+import { asCommand, asPython } from "./lens/copies.js";
 import { useExamples } from "../shell/search.js";
 import { Facets } from "./atlas/facets.js";
 import { MapView } from "./atlas/map.js";
@@ -55,7 +56,7 @@ export function Page({ atlas }) {
   const roomy = useMemo(() => wide || !matchMedia("(max-width: 1000px)").matches, [wide]);
   return html`<div class="atlas ${wide ? "wide" : ""}">
     <div class="atlas-head"><div><h1>Atlas</h1><p class="sub">${summary(atlas, error ? null : n, read === null && !error ? q : "", error ? "" : box)}</p></div>
-      ${read === null ? html`<${Tools} atlas=${atlas} q=${q} sort=${sort} />` : html`<${PassageTools} atlas=${atlas} model=${model} text=${read} />`}
+      ${read === null ? html`<${Tools} atlas=${atlas} asked=${asked} />` : html`<${PassageTools} atlas=${atlas} model=${model} text=${read} reading=${reading.data} dense=${query.dense === "1"} />`}
     </div>
     <${Chips} q=${read === null ? q : ""} box=${box} onQ=${onQ} onBox=${(/** @type {string} */ b) => setQuery({ box: b })}>
       ${passage === null && able && isPlain(q) && pieces(q).length > 1 && html`<button class="linky dim" onClick=${() => setQuery({ read: "text" }, { push: true })}>what fires on this text?</button>`}<//>
@@ -136,34 +137,29 @@ function Grammar({ q, onQ }) {
     <dl>${ways.map(([term, says]) => html`<div key=${term}><dt><button class="linky mono" onClick=${() => onQ(`${q} ${term}`.trim())}>${term}</button></dt><dd>${says}</dd></div>`)}</dl></div>`;
 }
 
-/** @param {{atlas: any, model: any, text: string}} props */
-function PassageTools({ atlas, model, text }) {
+/** @param {{atlas: any, model: any, text: string, reading: import("./atlas/passage.js").Reading | null, dense: boolean}} props */
+function PassageTools({ atlas, model, text, reading, dense }) {
   if (!atlas) return null;
-  const command = () => `monoscope features ${shell(atlas.folder)} --sae ${shell(model.sae)} --text ${shell(text)}`;
-  const code = () => `import monoscope as ms
-from monoscope.features.text import features_on_text
-
-lm = ms.load_lm(${python(model.model)})
-sae = ms.load_sae(${python(model.sae)})
-labels = ms.load_atlas(${python(atlas.folder)}).labels()
-found = features_on_text(lm, sae, ${python(text)}, context_length=lm.context_length)
-for total in found.ranked("max")[:20]:
-    print(total.latent, round(total.max, 2), labels[total.latent])
-`;
+  const view = { text, other: null, chat: false, by: "max", n: reading?.n_tokens || 0, dense };
+  const why = reading ? "" : "when the passage is read";
   return html`<div class="row tools"><${Copy} label="Copy link" text=${() => location.href} title="This page as it stands" />
-    ${model?.sae && model?.model && html`<${Copy} label="as command" text=${command} /><${Copy} label="as Python" text=${code} />`}</div>`;
+    <${Copy} label="as command" disabled=${!reading} text=${() => asCommand(view, model, atlas.folder)} title=${why || "The same in a terminal"} />
+    <${Copy} label="as Python" disabled=${!reading} text=${() => asPython(view, model, atlas.folder)} title=${why || "The same in Python"} /></div>`;
 }
 
-/** @param {{atlas: any, q: string, sort: string}} props */
-function Tools({ atlas, q, sort }) {
+/** @param {{atlas: any, asked: {q: string, sort: string, order: string, box: string}}} props */
+function Tools({ atlas, asked }) {
   if (!atlas) return null;
-  const folder = atlas.folder, address = () => `${location.origin}/api/v1/features?${new URLSearchParams({ q, sort, limit: "50" })}`;
-  const command = () => isPlain(q)
-    ? `monoscope features ${shell(folder)}${q ? ` --search ${shell(q)}` : ""}${["density", "max", "latent"].includes(sort) ? ` --sort ${sort}` : ""}`
-    : `curl ${shell(address())}`;
-  const code = () => isPlain(q)
-    ? `import monoscope as ms\n\natlas = ms.load_atlas(${python(folder)})\nfor row in ${q ? `atlas.search(${python(q)})` : "atlas.list()"}:\n    print(row.latent, row.label, row.label_f1)\n`
-    : `import json, urllib.request\n\npage = json.load(urllib.request.urlopen(${python(address())}))\nfor row in page["items"]:\n    print(row["latent"], row["label"], row["label_f1"])\n`;
+  const { q, ...rest } = asked;
+  const given = Object.entries(rest).filter(([, value]) => value);
+  const command = () => [`monoscope features ${shell(atlas.folder)}`, ...(q ? [flag("--search", q)] : []), ...given.map(([name, value]) => flag(`--${name}`, value))].join(" ");
+  const code = () => `import monoscope as ms
+from monoscope.viewer.finding import find_features
+
+atlas = ms.load_atlas(${python(atlas.folder)})
+for row in find_features(${["atlas", ...(q ? [python(q)] : []), ...given.map(([name, value]) => `${name}=${python(value)}`)].join(", ")}):
+    print(row.latent, row.label, row.label_f1)
+`;
   return html`<div class="row tools"><${Copy} label="Copy link" text=${() => location.href} title="This page as it stands" />
-    <${Copy} label="as command" text=${command} /><${Copy} label="as Python" text=${code} /></div>`;
+    <${Copy} label="as command" text=${command} title="The same in a terminal" /><${Copy} label="as Python" text=${code} title="The same in Python" /></div>`;
 }

@@ -48,7 +48,7 @@ export function Page({ atlas }) {
   const lab = chat ? { m: "chat", c: writeTurns(turnsOf(text)) } : { p: text };
   const shown = (/** @type {any} */ row) => dense || !(facts[row.latent]?.density > DENSE);
   const common = { pins, toggle, facts, look, lab };
-  const view = { text, other: two ? other : null, chat, by, n: Math.max(data?.a.tokens.length || 0, data?.b?.tokens.length || 0) };
+  const view = { text, other: two ? other : null, chat, by, dense, n: Math.max(data?.a.tokens.length || 0, data?.b?.tokens.length || 0) };
   return html`<h1>Lens</h1><p class="sub">${two ? "What fires more in one text than in the other." : "Paste a text, or a chat, and see which features fire on it: strongest first."}</p>
     <div class="row modes"><span class="seg" role="group" aria-label="What is read">
         <button class="btn small" type="button" aria-pressed=${!chat && !two} onClick=${() => setQuery({ m: "", b: "" })}>text</button>
