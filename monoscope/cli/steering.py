@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monoscope.cli import options as opt
-from monoscope.cli.output import Bar, console, print_json, print_table, quiet_stdout
+from monoscope.cli.output import Bar, console, print_json, quiet_stdout
 from monoscope.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def _steer(
     from monoscope.artifact import load_sae
     from monoscope.steer.edits import parse_edit
     from monoscope.steer.generate import generate
+    from monoscope.steer.show import side_by_side
 
     with quiet_stdout(as_json):
         loaded = load_sae(sae)
@@ -128,7 +129,9 @@ def _steer(
     else:
         if not edits:
             print("no --edit was given: both texts are the model's own", file=sys.stderr)
-        print_table(told | {"edits": ", ".join(str(e) for e in edits)})
+        screen = console()
+        screen.print(side_by_side([told], screen.width))
+        screen.print("steered with " + (", ".join(str(e) for e in edits) or "nothing"))
 
 
 def _sweep(

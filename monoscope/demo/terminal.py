@@ -10,10 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from monoscope.demo.report import FIGURES, figure_rows
+from monoscope.demo.report import FIGURES, figure_rows, time_rows
 from monoscope.features.context import context_line
 from monoscope.features.feature import Feature
 from monoscope.features.show import label_text
+from monoscope.steer.show import side_by_side
 from monoscope.visible import visible
 
 
@@ -55,10 +56,8 @@ def _figures(console: Console, result: dict[str, Any]) -> None:
 def _times(console: Console, summary: dict[str, Any]) -> None:
     _heading(console, "Wall time by stage")
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, seconds in summary["seconds"].items():
-        reused = "when it was done; reused now" if name in summary["reused"] else ""
-        table.add_row(name, f"{seconds:.1f} s", Text(reused, style="dim"))
-    table.add_row("in all", f"{sum(summary['seconds'].values()):.1f} s", "")
+    for name, seconds, remark in time_rows(summary):
+        table.add_row(name, seconds, Text(remark, style="dim"))
     console.print(table)
 
 
@@ -83,16 +82,7 @@ def _steered(console: Console, steer: dict[str, Any]) -> None:
     console.print(f"It promises {visible(steer['promise'])}.", markup=False, highlight=False)
     if writer["score"] <= 0:
         console.print("No feature tried wrote better than its controls; this is the best of them.")
-    table = Table(expand=True, show_lines=True)
-    for title in ("prompt", "default", "steered", "‖Δ‖/‖x‖", "KL"):
-        table.add_column(title, ratio={"default": 4, "steered": 4, "prompt": 2}.get(title))
-    for sample in steer["samples"]:
-        table.add_row(
-            *(Text(visible(sample[key])) for key in ("prompt", "default", "steered")),
-            f"{sample['relative_norm']:.2f}",
-            f"{sample['kl']:.2f}",
-        )
-    console.print(table)
+    console.print(side_by_side(steer["samples"], console.width))
 
 
 def _next(console: Console, summary: dict[str, Any], features: Sequence[Feature]) -> None:
