@@ -62,7 +62,10 @@ class SAEConfig:
             object.__setattr__(self, "k", count_of("k", self.k, self.d_sae))
         elif self.k is not None:
             raise ConfigError(
-                f"k does not go with {self.activation}", got=self.k, hint="Leave k out."
+                f"k does not go with {self.activation}",
+                got=f"k {shown(self.k)}",
+                expected=f"k with {' or '.join(WITH_K)}",
+                hint="Leave k out.",
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -95,7 +95,9 @@ def _settings(held: Mapping[str, Any], recipe: str, n_tokens: int, resized: bool
         except ConfigError:
             continue
         out[name] = value
-    return out
+    if "k_start" not in out and get_recipe(recipe).k_start is None:
+        out.pop("k_anneal_fraction", None)
+    return out | (held.get("overrides") or {})
 
 
 def _lr(

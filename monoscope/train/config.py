@@ -4,63 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
 from typing import Any
 
 from monoscope.errors import ConfigError
 from monoscope.sae.config import (
-    LARGEST,
     WITH_K,
     SAEConfig,
     check_keys,
     count_of,
     require_int,
-    require_number,
     require_one_of,
     shown,
 )
 from monoscope.sae.normalise import NORMALISATIONS
 from monoscope.sae.recipes import Recipe, get_recipe
+from monoscope.train import settings
+from monoscope.train.settings import MOST_SEED, OF_SOME, OF_START, RANGES, WHOLE
 
 DEFAULT_D_SAE, DEFAULT_K = 4096, 32
-MOST_TOKENS = 2**53  # beyond it a float no longer tells two counts apart
-MOST_SEED = 2**32 - 1
-# low, high, and whether low itself is excluded
-_RANGES: dict[str, tuple[float, float, bool]] = {
-    "lr": (0.0, 1.0, False),
-    "warmup_fraction": (0.0, 1.0, False),
-    "decay_fraction": (0.0, 1.0, False),
-    "sparsity_coefficient": (0.0, 1e6, False),
-    "sparsity_warmup_fraction": (0.0, 1.0, False),
-    "auxk_coefficient": (0.0, 1e3, False),
-    "preact_coefficient": (0.0, 1e3, False),
-    "bandwidth": (0.0, 1e3, True),
-    "rho": (0.0, 0.999, True),
-    "k_anneal_fraction": (0.0, 1.0, False),
-    "grad_clip": (0.0, 1e6, True),
-}
-_WHOLE: dict[str, tuple[int, int]] = {
-    "n_tokens": (1, MOST_TOKENS),
-    "batch_size": (2, LARGEST),
-    "seed": (0, MOST_SEED),
-    "checkpoint_every_tokens": (0, MOST_TOKENS),
-    "k_aux": (1, LARGEST),
-    "dead_after_tokens": (1, MOST_TOKENS),
-    "resample_every_tokens": (1, MOST_TOKENS),
-}
 _NEEDED = ("n_tokens", "batch_size", "seed")
-# Settings that only some recipes have: not among the recipe's defaults, not accepted.
-_OF_SOME = (
-    "sparsity_coefficient",
-    "sparsity_warmup_fraction",
-    "auxk_coefficient",
-    "preact_coefficient",
-    "bandwidth",
-    "rho",
-    "prefixes",
-    "tied",
-    "k_anneal_fraction",
-)
+ANNEAL_FRACTION = 0.5  # where a k to start from is given, and not how soon it becomes k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +37,15 @@ class TrainConfig:
     sparsity_warmup_fraction of the run.  target_l0: latents a token to steer that coefficient to,
     as a count or a share of d_sae.
     k_start: latents a token at the start (topk, batchtopk), as a count or a share of d_sae; it
-    becomes k over the first k_anneal_fraction of the run.
+    becomes k over the first k_anneal_fraction of the run, half of it unless that is said.
     prefixes: the nested dictionaries of matryoshka, as ascending shares of d_sae that end in 1.
     bandwidth: ε of jumprelu's straight-through estimators, in units where E‖x‖ = √D.
     rho: the mean activation that kl asks of a unit.  tied: one matrix both ways (ksparse).
     dead_after_tokens: a latent that has not fired for this long counts as dead.
     checkpoint_every_tokens: how often the run is saved; None by the clock, every minute (see
     train/job.py); 0 only at its end.  It changes nothing in what is trained.
+    overrides: fields of the recipe's own row that shall be others, those of settings.OF_ROW; a
+    start_l0 of 0 leaves biases and thresholds where they are.
     """
 
     n_tokens: int
@@ -107,15 +72,16 @@ class TrainConfig:
     dead_after_tokens: int | None = None
     resample_every_tokens: int | None = None
     checkpoint_every_tokens: int | None = None
+    overrides: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         recipe = get_recipe(self.recipe)
-        for name, (low, high) in _WHOLE.items():
+        for name in WHOLE:
             if getattr(self, name) is not None or name in _NEEDED:
-                require_int(name, getattr(self, name), low=low, high=high)
-        for name, (least, most, above) in _RANGES.items():
+                settings.require_whole(name, getattr(self, name))
+        for name in RANGES:
             if getattr(self, name) is not None:
-                require_number(name, getattr(self, name), low=least, high=most, above=above)
+                settings.require_in_range(name, getattr(self, name))
         if self.normalisation is not None:
             require_one_of("normalisation", self.normalisation, NORMALISATIONS)
         if self.tied is not None and not isinstance(self.tied, bool):
@@ -123,37 +89,41 @@ class TrainConfig:
                 "tied is out of range", got=shown(self.tied), expected="true or false"
             )
         if self.prefixes is not None:
-            object.__setattr__(self, "prefixes", _checked_prefixes(self.prefixes))
+            object.__setattr__(self, "prefixes", settings.checked_prefixes(self.prefixes))
         self._check_belongs(recipe)
+        if self.overrides is not None:
+            given = settings.checked_row(self.recipe, self.overrides)
+            object.__setattr__(self, "overrides", given or None)
 
     def _check_belongs(self, recipe: Recipe) -> None:
         """Refuse a setting that this recipe has no use for."""
-        for name in _OF_SOME:
-            if getattr(self, name) is not None and getattr(recipe, name) is None:
-                raise _misplaced(name, self.recipe)
-        if self.target_l0 is not None and recipe.sparsity is None:
-            hint = "Set k." if recipe.activation in WITH_K else None
-            raise _misplaced("target_l0", self.recipe, hint or "It has no penalty to steer.")
-        if self.k_start is not None and recipe.activation not in WITH_K:
-            raise _misplaced("k_start", self.recipe)
-        if self.k_aux is not None and recipe.auxiliary != "auxk":
-            raise _misplaced("k_aux", self.recipe)
-        if self.resample_every_tokens is not None and not recipe.resample:
-            raise _misplaced("resample_every_tokens", self.recipe)
+        for name in (*OF_SOME, "target_l0", "k_start", "k_aux", "resample_every_tokens"):
+            if getattr(self, name) is not None:
+                settings.require_place(self.recipe, name, getattr(self, name))
         if recipe.activation == "sigmoid" and self.normalisation == "unit":
             raise ConfigError(
                 "normalisation unit does not go with kl",
+                got="normalisation unit",
                 expected="none, mean_norm or standardize",
                 hint="A sigmoid's codes cannot be given the norm back.",
             )
 
+    @property
+    def row(self) -> Recipe:
+        """The recipe as this run has it."""
+        return replace(get_recipe(self.recipe), **(self.overrides or {}))
+
     def resolved(self, sae: SAEConfig) -> TrainConfig:
-        """The same with every None filled in from the recipe and the sizes of the SAE."""
+        """The same with every None filled in from the recipe and the sizes of the SAE.
+
+        Raises ConfigError for what does not fit together.
+        """
         recipe = get_recipe(self.recipe)
+        settings.require_annealing(self.recipe, self.k_start, self.k_anneal_fraction)
         target = None if self.target_l0 is None else float(target_count(self.target_l0, sae.d_sae))
         defaults: dict[str, Any] = {
             name: getattr(recipe, name)
-            for name in (*_OF_SOME, "warmup_fraction", "decay_fraction", "normalisation")
+            for name in (*OF_SOME, "warmup_fraction", "decay_fraction", "normalisation")
         }
         defaults |= {
             "lr": recipe.default_lr(sae.d_sae, self.n_tokens // self.batch_size),
@@ -165,13 +135,21 @@ class TrainConfig:
             defaults["k_aux"] = 2 ** round(max(sae.d_in / 2, 1)).bit_length() // 2
         if recipe.resample:
             defaults["resample_every_tokens"] = max(1, self.n_tokens // 5)
-        if recipe.k_start is not None and sae.k is not None:
+        if self.k_start is not None and recipe.k_anneal_fraction == 0:
+            defaults["k_anneal_fraction"] = ANNEAL_FRACTION
+        if recipe.k_start is not None and sae.k is not None and self.k_anneal_fraction != 0:
             defaults["k_start"] = min(sae.d_sae, round(recipe.k_start * sae.k))
         if recipe.sparsity == "kl" and target is not None:
             defaults["rho"] = target / sae.d_sae
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         if self.k_start is not None:
             missing["k_start"] = count_of("k_start", self.k_start, sae.d_sae)
+        if (start_l0 := (self.overrides or {}).get("start_l0", 0)) > sae.d_sae:
+            raise ConfigError(
+                "start_l0 is out of range",
+                got=shown(start_l0),
+                expected=f"0 <= start_l0 <= {sae.d_sae} = d_sae",
+            )
         return replace(self, **missing, target_l0=target)
 
     def shape(
@@ -197,7 +175,15 @@ class TrainConfig:
         if recipe.activation in WITH_K:
             k = DEFAULT_K if k is None else k
         elif k is not None:
-            raise _misplaced("k", self.recipe, "Use target_l0." if recipe.sparsity else None)
+            settings.require_place(self.recipe, "k", k)
+        for name in OF_START if hidden else ():
+            if name in (self.overrides or {}):
+                raise ConfigError(
+                    f"{name} does not go with hidden layers",
+                    got=f"hidden {shown(list(hidden))}",
+                    expected="an SAE of one layer each way",
+                    hint="Leave one of them out.",
+                )
         return SAEConfig(
             d_in=d_in, d_sae=d_sae or DEFAULT_D_SAE, activation=recipe.activation,
             k=k,  # type: ignore[arg-type]  # SAEConfig makes a share a count
@@ -207,7 +193,9 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         values = asdict(self)
-        return values | {"prefixes": None if self.prefixes is None else list(self.prefixes)}
+        if self.prefixes is not None:
+            values["prefixes"] = list(self.prefixes)
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -232,17 +220,4 @@ def prefix_counts(shares: tuple[float, ...], d_sae: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(share * d_sae)) for share in shares}))
 
 
-def _checked_prefixes(given: Any) -> tuple[float, ...]:
-    expected = "ascending shares of d_sae that end in 1, such as [0.1, 0.3, 1.0]"
-    if not isinstance(given, list | tuple) or not given:
-        raise ConfigError("prefixes are out of range", got=shown(given), expected=expected)
-    for share in given:
-        require_number("a share in prefixes", share, low=0.0, high=1.0, above=True)
-    shares = tuple(float(share) for share in given)
-    if any(a >= b for a, b in pairwise(shares)) or shares[-1] != 1.0:
-        raise ConfigError("prefixes are out of range", got=shown(list(given)), expected=expected)
-    return shares
-
-
-def _misplaced(name: str, recipe: str, hint: str | None = None) -> ConfigError:
-    return ConfigError(f"{name} does not go with recipe {recipe}", hint=hint or "Leave it out.")
+__all__ = ["MOST_SEED", "TrainConfig", "prefix_counts", "target_count"]

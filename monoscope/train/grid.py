@@ -15,7 +15,6 @@ from monoscope.devices import require_device
 from monoscope.errors import ConfigError, TrainingError
 from monoscope.sae import SAE, SAEConfig
 from monoscope.sae.config import require_int
-from monoscope.sae.recipes import get_recipe
 from monoscope.train import calibrate, controller, start
 from monoscope.train.config import MOST_SEED, TrainConfig
 from monoscope.train.diagnose import Watch
@@ -178,7 +177,7 @@ class _Workshop:
 
     def _begin(self, sae_config: SAEConfig, config: TrainConfig) -> TrainState:
         """A run at its first step: weights from the recipe, the sample and the seed."""
-        row = get_recipe(config.recipe)
+        row = config.row
         inputs = start.inputs(self.sample, config)
         sae = SAE(sae_config)
         generator = torch.Generator().manual_seed(config.seed)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monoscope.errors import TrainingError
 from monoscope.sae import SAEConfig
-from monoscope.sae.recipes import Recipe, get_recipe
+from monoscope.sae.recipes import Recipe
 from monoscope.train.config import TrainConfig
 from monoscope.train.diagnose import Look, Surroundings, Watch
 from monoscope.train.events import EventLog
@@ -58,7 +58,7 @@ class Job:
 
     @property
     def recipe(self) -> Recipe:
-        return get_recipe(self.config.recipe)
+        return self.config.row
 
     @property
     def goal(self) -> int:

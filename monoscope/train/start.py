@@ -90,9 +90,11 @@ def initialise(
             sae.b_enc.fill_(math.log(config.rho / max(1 - config.rho, 1e-6)))
     else:
         _initialise_rows(sae, sample - mean, recipe, generator)
-        if recipe.start_l0 is not None:
-            goal = min(config.target_l0 or recipe.start_l0, sae.d_sae)
-            _fit_rate(sae, sample[:GAIN_TOKENS] - mean, goal / sae.d_sae)
+        goal = recipe.start_l0
+        if goal is not None and "start_l0" not in (config.overrides or {}):
+            goal = config.target_l0 or goal
+        if goal:
+            _fit_rate(sae, sample[:GAIN_TOKENS] - mean, min(goal, sae.d_sae) / sae.d_sae)
         _fit_gain(sae, sample[:GAIN_TOKENS])
     if config.tied:
         _tie(sae)

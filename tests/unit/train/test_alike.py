@@ -93,3 +93,17 @@ def test_an_sae_that_says_only_its_recipe_and_one_that_says_nothing():
     made.provenance = {}
     with pytest.raises(ConfigError, match="by which recipe"):
         alike(made, X, n_tokens=1024, seed=0)
+
+
+def test_fields_of_the_recipes_row_and_a_falling_k_are_replayed_too():
+    """What is refused alone, such as a share of the run without a k to start from, is kept."""
+    settings = {"adam_beta2": 0.9, "whitening": 0.0, "k_start": 12, "k_anneal_fraction": 0.25}
+    made = train(
+        X, d_sae=24, recipe="topk", k=3, n_tokens=TOKENS, batch_size=128, settings=settings
+    ).sae
+    again = alike(made, X, n_tokens=TOKENS, seed=0).sae
+    assert told(again) == told(made)
+    assert told(again)["overrides"] == {"adam_beta2": 0.9, "whitening": 0.0}
+    assert torch.equal(again.W_dec, made.W_dec)
+    wider = told(alike(made, X, n_tokens=TOKENS, seed=0, d_sae=48).sae)
+    assert wider["overrides"] == told(made)["overrides"] and wider["k_start"] is None

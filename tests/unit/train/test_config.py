@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from monoscope.errors import ConfigError, InputError
-from monoscope.sae import SAEConfig
+from monoscope.errors import ConfigError, InputError, MismatchError
+from monoscope.sae import SAE, SAEConfig
 from monoscope.sae.recipes import RECIPES
-from monoscope.train import train
+from monoscope.train import start, train
 from monoscope.train.config import TrainConfig, prefix_counts
+from monoscope.train.order import Order
 from monoscope.train.schedule import annealed_k
 
 D = 16
@@ -181,7 +184,8 @@ def test_k_falls_in_a_line_and_stays() -> None:
 
 # What no setting may be, whatever it is called; huge is beyond every range.
 _NEVER = (float("nan"), float("inf"), "8", -1, 10**400, [1, "a"], True)
-_FIELDS = [f.name for f in fields(TrainConfig) if f.name not in ("recipe", "tied", "normalisation")]
+_WORDS = ("recipe", "tied", "normalisation", "overrides")
+_FIELDS = [f.name for f in fields(TrainConfig) if f.name not in _WORDS]
 _SIZES = ("d_in", "d_sae", "k", "hidden")
 # Values in range that look as if they were not.
 _ALLOWED = {"hidden": ([1],)}
@@ -255,3 +259,155 @@ def test_an_activation_that_is_none(activation: Any) -> None:
         activation = [activation]
     with pytest.raises(ConfigError, match="unknown activation"):
         train(torch.randn(64, 4), d_sae=8, batch_size=8, n_tokens=64, activation=activation)
+
+
+def test_a_k_to_start_from_is_annealed_over_half_of_the_run_unless_that_is_said() -> None:
+    for settings, fraction in (({}, 0.5), ({"k_anneal_fraction": 0.2}, 0.2)):
+        config = _config("topk", k_start=12, **settings)
+        full = config.resolved(config.shape(D, 64, 4))
+        assert (full.k_start, full.k_anneal_fraction) == (12, fraction)
+    plain = _config("topk").resolved(_config("topk").shape(D, 64, 4))
+    assert (plain.k_start, plain.k_anneal_fraction) == (None, 0.0)
+    flat = _config("ksparse", k_anneal_fraction=0.0)
+    assert flat.resolved(flat.shape(D, 64, 4)).k_start is None
+
+
+def test_k_start_alone_changes_what_is_learnt() -> None:
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    runs = [
+        train(x, recipe="topk", d_sae=16, k=2, n_tokens=640, batch_size=32, settings=settings)
+        for settings in ({}, {"k_start": 8}, {"k_start": 8, "k_anneal_fraction": 0.5})
+    ]
+    assert not torch.equal(runs[0].sae.W_dec, runs[1].sae.W_dec)
+    assert torch.equal(runs[1].sae.W_dec, runs[2].sae.W_dec)
+
+
+@pytest.mark.parametrize("recipe", ["topk", "batchtopk", "matryoshka"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k_anneal_fraction": 0.5}, "needs a k to start from: got k_anneal_fraction 0.5 without"),
+        ({"k_start": 8, "k_anneal_fraction": 0.0}, "k_start without time to become k: got k_start"),
+    ],
+)
+def test_half_of_an_annealing_is_refused(recipe: str, settings: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Order(recipe=recipe, settings=settings).check()
+
+
+OF_ROW = [
+    ("topk", "adam_beta1", 0.5, 1.0, "0 <= adam_beta1 <= 0.9999"),
+    ("topk", "adam_beta2", 0.95, -0.1, "0 <= adam_beta2 <= 0.999999"),
+    ("kl", "adam_eps", 1e-3, 0.0, "1e-30 <= adam_eps <= 1"),
+    ("jumprelu", "threshold_lr", 1.0, 0.0, "0 < threshold_lr <= 10000"),
+    ("jumprelu_tanh", "threshold_lr", 1.0, "1", "0 < threshold_lr <= 10000"),
+    ("templeton", "init_norm", 0.05, 0, "0 < init_norm <= 1000"),
+    ("topk", "whitening", 1.0, 1.5, "0 <= whitening <= 1"),
+    ("topk", "rows", "random", "dat", "one of data, random. Did you mean data"),
+    ("bricken", "start_l0", 0, -1, "0 <= start_l0 <= "),
+    ("gated", "start_l0", 3, float("nan"), "0 <= start_l0 <= "),
+]
+
+
+@pytest.mark.parametrize(("recipe", "name", "value", "bad", "expected"), OF_ROW)
+def test_a_field_of_the_row_is_set_ranged_and_changes_what_is_learnt(
+    recipe: str, name: str, value: Any, bad: Any, expected: str
+) -> None:
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+
+    def weights(**settings: Any) -> torch.Tensor:
+        asked: dict[str, Any] = {"recipe": recipe, "d_sae": 192, "n_tokens": 160, "batch_size": 32}
+        asked |= {"k": 2} if recipe == "topk" else {}
+        sae = train(x, **asked, settings=settings).sae
+        return torch.cat([p.detach().flatten() for p in (sae.W_enc, sae.b_enc, sae.threshold)])
+
+    held = getattr(RECIPES[recipe], name)
+    assert not torch.equal(weights(), weights(**{name: value}))
+    assert torch.equal(weights(), weights(**{name: held}))
+    with pytest.raises(ConfigError) as caught:
+        Order(recipe=recipe, settings={name: bad}).check()
+    assert name in str(caught.value) and expected in str(caught.value)
+    assert getattr(RECIPES[recipe], name) == held
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("topk", {"threshold_lr": 2.0}, "expected threshold_lr with jumprelu, jumprelu_tanh"),
+        ("topk", {"start_l0": 8}, "expected start_l0 with jumprelu, jumprelu_tanh, bricken"),
+        ("topk", {"init_norm": 0.1}, "init_norm does not go with recipe topk: got init_norm 0.1"),
+        ("kl", {"rows": "data"}, "rows does not go with recipe kl"),
+        ("topk", {"rows": "random", "whitening": 0.5}, "expected rows data, or whitening 0"),
+        ("autoencoder", {"rows": "data", "hidden": [8]}, "rows does not go with hidden layers"),
+        ("bricken", {"start_l0": 17}, "0 <= start_l0 <= 16 = d_sae"),
+        ("bricken", {"start_l00": 17}, "Did you mean start_l0"),
+    ],
+)
+def test_a_field_of_the_row_that_would_do_nothing_is_refused(
+    recipe: str, settings: Any, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Order(recipe=recipe, d_sae=16, k=2 if recipe == "topk" else None, settings=settings).check()
+
+
+def test_fields_of_the_row_are_recorded_and_compared(tmp_path: Path) -> None:
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    asked: dict[str, Any] = {"d_sae": 16, "k": 2, "n_tokens": 128, "batch_size": 32}
+    train(x, **asked, out=tmp_path / "run", settings={"adam_beta2": 0.9, "whitening": None})
+    note = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert note["config"]["train"]["overrides"] == {"adam_beta2": 0.9}
+    assert TrainConfig.from_json(note["config"]["train"]).row.adam_beta2 == 0.9
+    with pytest.raises(MismatchError, match=r"another overrides: got .*0\.8.*expected .*0\.9"):
+        train(x, **asked, out=tmp_path / "run", resume=True, settings={"adam_beta2": 0.8})
+    with pytest.raises(MismatchError, match="another overrides"):
+        train(x, **asked, out=tmp_path / "run", resume=True)
+    with pytest.raises(ConfigError, match="overrides are out of range: got 3"):
+        _config(overrides=3)
+
+
+def test_biases_stay_at_zero_where_no_start_is_asked_for() -> None:
+    """A start L0 goes before the target: half of the latents fire at first, as in the papers."""
+    x = torch.randn(512, D, generator=torch.Generator().manual_seed(0))
+    for settings, b_enc_is_zero in (({"start_l0": 0}, True), ({}, False)):
+        config = _config("bricken", target_l0=2, overrides=settings)
+        shape = config.shape(D, 32, None)
+        config = config.resolved(shape)
+        sae = SAE(shape)
+        start.initialise(sae, x, config.row, config, torch.Generator().manual_seed(0))
+        assert bool((sae.b_enc == 0).all()) == b_enc_is_zero
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"k": 0}, "k is out of range"),
+        ({"d_sae": -64}, "d_sae is out of range"),
+        ({"d_sae": 16, "k": 32}, "k is larger than d_sae"),
+        ({"lr": 2.0}, "lr is out of range"),
+        ({"n_tokens": 0}, "n_tokens is out of range"),
+        ({"recipe": "bricken", "target_l0": 5000}, "0 < target_l0 <= 4096"),
+        ({"settings": {"hidden": [4]}}, "hidden layers do not go with batchtopk"),
+    ],
+)
+def test_what_is_asked_is_checked_before_the_data(asked: dict[str, Any], message: str) -> None:
+    """The data are too few for one batch, which is a later trouble."""
+    with pytest.raises(ConfigError, match=message):
+        train(torch.randn(4, 8), batch_size=64, **asked)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "asked", "message"),
+    [
+        ("bricken", {"k": 8}, "k does not go with recipe bricken: got k 8; expected k with topk, "
+         r"batchtopk, matryoshka, ksparse\. Set target_l0 \(--target-l0\) instead\."),
+        ("autoencoder", {"d_sae": 4, "k": 8}, r"ksparse\. Leave it out\."),
+        ("topk", {"target_l0": 8}, r"got target_l0 8; expected target_l0 with jumprelu, .*Set k"),
+        ("topk", {"settings": {"rho": 0.1}}, r"got rho 0\.1; expected rho with kl\. Leave it out"),
+        ("kl", {"settings": {"normalisation": "unit"}}, "got normalisation unit; expected none"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_with_a_recipe_says_with_which_it_does(
+    recipe: str, asked: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Order(recipe=recipe, **asked).check()
