@@ -29,14 +29,22 @@ def evaluate(
     model: opt.RecordedModel = None,
     no_model: opt.NoModel = False,
     tokens: Annotated[
-        int | None, typer.Option("--tokens", metavar="N", help="Held-out tokens. Default: all.")
+        int | None,
+        typer.Option("--tokens", metavar="N", min=1, help="Held-out tokens. Default: all."),
     ] = None,
     splice_tokens: Annotated[
         int | None,
-        typer.Option("--splice-tokens", help="Through the model. Default: 16384; full: 131072."),
+        typer.Option(
+            "--splice-tokens",
+            metavar="N",
+            min=1,
+            help="Through the model. Default: 16384; full: 131072.",
+        ),
     ] = None,
     baselines: Annotated[bool, typer.Option(help="Measure reference methods too.")] = True,
-    bootstrap: Annotated[int, typer.Option(help="Replicates behind the intervals.")] = 1000,
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", metavar="N", min=0, help="Replicates behind intervals.")
+    ] = 1000,
     out: Annotated[
         str | None, typer.Option("--out", metavar="FILE", help="Write the result as JSON, too.")
     ] = None,
@@ -75,12 +83,13 @@ def evaluate(
     from monoscope.data.store import ActivationStore
     from monoscope.evals import evaluate as measure
 
+    further: dict[str, Any] = {} if splice_tokens is None else {"n_splice_tokens": splice_tokens}
     with quiet_stdout(as_json), Bar("eval") as bar:
-        loaded, acts = load_sae(sae), ActivationStore.open(store)
+        loaded, acts = load_sae(sae).to(opt.checked_device(device)), ActivationStore.open(store)
         lm = None if no_model else opt.recorded_model(loaded, model, device)
         result = measure(
-            loaded, acts, lm, n_tokens=tokens, n_splice_tokens=splice_tokens or 16_384,
-            baselines=baselines, bootstrap=bootstrap, seed=seed, progress=bar.at,
+            loaded, acts, lm, n_tokens=tokens, baselines=baselines, bootstrap=bootstrap,
+            seed=seed, progress=bar.at, **further,
         )  # fmt: skip
         if out is not None:
             result.write(out)
@@ -104,19 +113,21 @@ def _suite(
     from monoscope.evals import compare
     from monoscope.evals.cache import Cache
     from monoscope.evals.material import CPU, FULL, Material
-    from monoscope.evals.suite import run_suite
+    from monoscope.evals.suite import require_suite, run_suite
     from monoscope.train import alike
 
+    require_suite(suite)
     model, no_model, device = opt_model
     given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
     with quiet_stdout(as_json), Bar("eval") as bar:
-        loaded = load_sae(asked["sae"])
+        place = opt.checked_device(device)
+        loaded = load_sae(asked["sae"]).to(place)
         material = Material(
             sae=loaded,
             store=ActivationStore.open(asked["store"]),
             lm=None if no_model else opt.recorded_model(loaded, model, device),
             train=alike,
-            others=tuple(load_sae(path) for path in asked["others"]),
+            others=tuple(load_sae(path).to(place) for path in asked["others"]),
             atlas=None if asked["atlas"] is None else Path(asked["atlas"]),
             sizes=replace(FULL if suite == "full" else CPU, **given),
             seed=seed,

@@ -17,7 +17,7 @@ import numpy as np
 from monoscope.evals import corpus_probes
 from monoscope.evals.cache import Figures
 from monoscope.evals.corpus_probes import Concept, Corpus
-from monoscope.evals.material import Material
+from monoscope.evals.material import NO_DIRECTIONS, Material
 from monoscope.evals.probes import Probe, mean_over, strongest
 
 VERSION = 2
@@ -29,6 +29,8 @@ Remove = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def run(material: Material) -> Figures:
     """score, own drop and others' drop by basis and n, each a mean over concepts."""
+    if not material.has_directions:
+        return {"skipped": NO_DIRECTIONS}
     corpus = corpus_probes.load(material)
     groups = _groups(corpus.concepts)
     if not groups:

@@ -53,11 +53,9 @@ class Pool:
         """Tokens x [N,D] float32 of the texts numbered text [N]."""
         self.counts += torch.bincount(text, minlength=len(self.counts))
         self.x.index_add_(0, text, x.cpu())
-        for name, encode in (
-            ("sae", self.material.sae.encode),
-            ("random", self.material.random.encode),
-        ):
-            _add_codes(self.sums[name], encode(x), text)
+        sae, random = self.material.sae, self.material.random
+        _add_codes(self.sums["sae"], sae.encode(x.to(sae.W_dec.device)), text)
+        _add_codes(self.sums["random"], random.encode(x), text)
 
     def pooled(self) -> Pooled:
         """The means; a text without a kept token is all zeros."""

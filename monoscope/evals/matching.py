@@ -35,11 +35,11 @@ def matched(a: Tensor, b: Tensor, *, signed: bool = True) -> tuple[np.ndarray, n
 
 def nearest(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """For each row of a [n,D] its most alike row of b [m,D] and their cosine; not one to one."""
-    a, b = F.normalize(a.float(), dim=1), F.normalize(b.float(), dim=1)
+    a, b = _units(a, b)
     best = [(part @ b.T).max(1) for part in a.split(_BLOCK)]
     return (
-        torch.cat([found.indices for found in best]).numpy(),
-        torch.cat([found.values for found in best]).numpy(),
+        torch.cat([found.indices for found in best]).cpu().numpy(),
+        torch.cat([found.values for found in best]).cpu().numpy(),
     )
 
 
@@ -60,5 +60,11 @@ def chance(a: Tensor, n_rows: int, seed: int, *, signed: bool = True, n_draws: i
 
 
 def _cosines(a: Tensor, b: Tensor) -> np.ndarray:
-    a, b = F.normalize(a.detach().float(), dim=1), F.normalize(b.detach().float(), dim=1)
+    a, b = _units(a, b)
     return np.asarray((a @ b.T).cpu().numpy())
+
+
+def _units(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of both at length 1, on the device of b."""
+    a, b = a.detach().to(b.device), b.detach()
+    return F.normalize(a.float(), dim=1), F.normalize(b.float(), dim=1)

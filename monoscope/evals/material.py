@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monoscope import __version__
 from monoscope.artifact.checks import weights_hash
-from monoscope.errors import ConfigError
+from monoscope.errors import require_at_least
 from monoscope.evals import reconstruction, tokens
 from monoscope.evals.baselines import FIT_TOKENS, PCA, Method, RandomSAE, fit_baselines
 from monoscope.evals.cache import Cache, Figures
@@ -99,10 +99,9 @@ class Material:
     tell: Tell = lambda what, done, total: None
 
     def __post_init__(self) -> None:
-        if self.bootstrap < 0:
-            raise ConfigError(
-                "bootstrap is out of range", got=self.bootstrap, expected="at least 0"
-            )
+        require_at_least(self, {"bootstrap": 0})
+        limited = {} if self.sizes.held_out_tokens is None else {"held_out_tokens": 1}
+        require_at_least(self.sizes, {**limited, "splice_tokens": 1, "dead_tokens": 0})
 
     @property
     def site(self) -> Site:

@@ -88,6 +88,18 @@ SUITES: dict[str, tuple[tuple[str, Family], ...]] = {
 }
 
 
+def require_suite(name: str) -> None:
+    """Raise ConfigError, naming the nearest, unless there is a suite of that name."""
+    if name not in SUITES:
+        close = nearest(name, SUITES)
+        raise ConfigError(
+            "no such suite",
+            got=repr(name),
+            expected=", ".join(SUITES),
+            hint=f"Did you mean {close}?" if close else None,
+        )
+
+
 def run_suite(
     material: Material,
     suite: str = "core",
@@ -105,14 +117,7 @@ def run_suite(
     Raises ConfigError for an unknown suite, MismatchError if SAE, store, model, atlas or further
     SAEs do not belong together.
     """
-    if suite not in SUITES:
-        close = nearest(suite, SUITES)
-        raise ConfigError(
-            "no such suite",
-            got=repr(suite),
-            expected=", ".join(SUITES),
-            hint=f"Did you mean {close}?" if close else None,
-        )
+    require_suite(suite)
     check_together(material.sae, material.store, material.lm)
     for other in material.others:
         check_together(other, material.store, None)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from monoscope import cli
-from monoscope.cli import options
+from monoscope.cli import assess, options
 from monoscope.errors import ConfigError, TrainingError
 
 VERBS = (
@@ -87,6 +87,9 @@ def test_help_loads_no_heavy_library():
         (["train", "nowhere", "--out", "y", "--json"], "nowhere is not an activation store"),
         (["eval", "nosae", "--store", "s", "--json"], "nosae is not an SAE folder"),
         (["eval", "a", "--store", "s", "--model", "m", "--no-model"], "exclude each other"),
+        (["eval", "nosae", "--store", "s", "--splice-tokens", "0"], "--splice-tokens"),
+        (["eval", "nosae", "--store", "s", "--suite=cpu", "--tokens=0"], "--tokens"),
+        (["eval", "nosae", "--store", "s", "--suite=cup"], "Did you mean cpu"),
         (["index", "nosae", "--store", "s", "--out", "o"], "nosae is not an SAE folder"),
         (["label", "noatlas", "nosae", "--store", "s"], "noatlas is not an atlas"),
         (["steer", "nosae", "--prompt", "p", "--edit", "1=ablate"], "nosae is not an SAE"),
@@ -123,6 +126,35 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, ar
     monkeypatch.chdir(tmp_path)
     assert said in refused(capsys, *args)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("more", [(), ("--suite", "core"), ("--suite", "core", "--other", "b")])
+def test_eval_puts_every_sae_on_the_device_that_was_named(monkeypatch, tmp_path, more):
+    """Not the model alone: `encode` refuses activations on another device than the weights'."""
+
+    class Reached(Exception):
+        pass
+
+    class Sae:
+        def to(self, place):
+            moved.append(place)
+            if len(moved) == 1 + ("--other" in more):
+                raise Reached
+            return self
+
+    moved: list[str] = []
+    monkeypatch.setattr("monoscope.artifact.load_sae", lambda path: Sae())
+    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: None)
+    monkeypatch.setattr("monoscope.cli.options.checked_device", lambda given: "cuda:1")
+    with pytest.raises(Reached):
+        assess.evaluate("a", "s", no_model=True, **asked(more))
+    assert set(moved) == {"cuda:1"}
+
+
+def asked(flags):
+    """What `eval` is called with for these flags."""
+    named = dict(zip(flags[::2], flags[1::2], strict=True))
+    return {"suite": named.get("--suite"), "other": [v for v in [named.get("--other")] if v]}
 
 
 def test_json_is_one_object_whatever_libraries_print(capsys, monkeypatch):

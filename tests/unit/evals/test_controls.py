@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from monoscope.errors import ConfigError
-from monoscope.evals import letters, probe_tasks, random_model, recovery, stability, worlds
+from monoscope.evals import (
+    ablation,
+    letters,
+    probe_tasks,
+    random_model,
+    recovery,
+    stability,
+    worlds,
+)
 from monoscope.evals.material import Material, Sizes, mean_l0
 from monoscope.lm.random import with_random_weights
 from monoscope.sae import SAE, SAEConfig
@@ -55,14 +63,16 @@ def test_stability_trains_the_recipe_under_other_seeds_or_takes_given_ones(make)
         noise = torch.randn(10, 6, generator=torch.Generator().manual_seed(settings["seed"]))
         return SimpleNamespace(sae=make_sae(rows + 0.01 * noise))
 
-    store = make.store({"train": [torch.randn(9, 6)], "held_out": []})
+    store = make.store({"train": [torch.eye(6)], "held_out": []})
     material = Material(
         sae=make_sae(rows), store=store, train=train, sizes=Sizes(n_seeds=3, train_tokens=7)
     )
     found = stability.run(material)
     assert [c["seed"] for c in calls] == [1000, 1001, 1002]
     assert all(c["sae"] is material.sae and c["n_tokens"] == 7 for c in calls)
-    assert found["l0"] == 3 and found["l0_of_others"] == [3, 3, 3]
+    l0s = [float(material.sae.encode(torch.eye(6)).l0.float().mean())] * 3
+    assert [found["l0"]] * 3 == pytest.approx(l0s)
+    assert found["l0_of_others"] == pytest.approx(l0s, abs=0.5)
     assert found["between_seeds"]["n_pairs"] == 3 and found["between_seeds"]["found"] == 1
     assert found["given_against_them"]["cosine"] > 0.99 > found["chance"]["cosine"]
     given = stability.run(dataclasses.replace(material, others=(make_sae(rows),)))
@@ -76,7 +86,7 @@ def test_the_recipe_recovers_a_world_far_beyond_chance(make):
     from monoscope.train import alike
 
     sizes = Sizes(world_samples=60_000)
-    store = make.store({"train": [torch.randn(9, 6)], "held_out": []})
+    store = make.store({"train": [torch.eye(6)], "held_out": []})
     sae = make_sae(torch.eye(6), recipe="topk")
     found = recovery._world(Material(sae=sae, store=store, train=alike, sizes=sizes), "superposed")
     assert 0.25 < found["chance_mcc"] < 0.5
@@ -223,7 +233,7 @@ def test_a_world_is_trained_with_the_settings_that_were_recorded_at_its_own_l0(x
 
 def test_another_configuration_is_another_cached_part(x, make):
     sae = make_sae(torch.eye(6))
-    store = make.store({"train": [torch.randn(9, 6)], "held_out": []})
+    store = make.store({"train": [torch.eye(6)], "held_out": []})
     store.manifest.shards = []
     keys = []
     for target in (3, 4):
@@ -233,7 +243,7 @@ def test_another_configuration_is_another_cached_part(x, make):
 
 
 def test_what_cannot_be_trained_alike_says_why(make):
-    store = make.store({"train": [torch.randn(9, 6)], "held_out": []})
+    store = make.store({"train": [torch.eye(6)], "held_out": []})
     unknown = Material(sae=make_sae(torch.eye(6), "gpt"), store=store, train=print)
     for family in (recovery, stability, random_model):
         assert "'gpt' is none of monoscope's" in family.run(unknown)["skipped"]
@@ -241,6 +251,6 @@ def test_what_cannot_be_trained_alike_says_why(make):
     assert "fewer latents" in recovery.run(narrow)["skipped"]
     deep = SAE(SAEConfig(d_in=6, d_sae=4, activation="relu", k=None, hidden=(5,)))
     deep.provenance = {"recipe": "autoencoder"}
-    for family in (recovery, stability, letters):
+    for family in (recovery, stability, letters, ablation):
         material = Material(sae=deep, store=store, train=print)
         assert "no directions" in family.run(material)["skipped"]

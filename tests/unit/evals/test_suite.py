@@ -322,6 +322,12 @@ def test_an_unknown_suite_names_the_nearest(material):
         suite.run_suite(material, "ful")
 
 
+def test_counts_out_of_range_are_refused_before_any_work(material):
+    for name, value in (("splice_tokens", 0), ("held_out_tokens", -5), ("dead_tokens", -1)):
+        with pytest.raises(ConfigError, match=f"{name} is out of range"):
+            dataclasses.replace(material, sizes=dataclasses.replace(SIZES, **{name: value}))
+
+
 def test_a_store_of_another_model_is_refused_before_any_work(material):
     material.sae.provenance = {"model": {"model": "gpt", "weights": "e" * 64}}
     with pytest.raises(MismatchError, match=r"another .*weights.* than the store's"):
