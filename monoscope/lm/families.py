@@ -6,7 +6,7 @@ on which the activation passes. Every row is tested against the model's own hidd
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -73,6 +73,8 @@ _GEMMA_2 = Family(
     mlp_down="mlp.down_proj",
     mlp_out="post_feedforward_layernorm",
 )
+# Gemma 3 that reads images too (all but its smallest sizes): the text model in a nest of its own.
+_GEMMA_3_NEST = replace(_GEMMA_2, blocks="model.language_model.layers")
 _GPT2 = Family(
     blocks="transformer.h",
     attn_out="attn",
@@ -99,6 +101,7 @@ FAMILIES: dict[str, Family] = {
     "gemma": _LLAMA,
     "gemma2": _GEMMA_2,
     "gemma3_text": _GEMMA_2,
+    "gemma3": _GEMMA_3_NEST,
     "gpt2": _GPT2,
     "gpt_neox": _GPT_NEOX,
 }

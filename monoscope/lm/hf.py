@@ -241,9 +241,10 @@ def _position(mask: Tensor) -> Tensor:
 
 
 def _eos_ids(model: Any) -> list[int]:
-    """Every end-of-text id that the generation configuration or the configuration names."""
+    """Every end-of-text id that the generation configuration or a configuration names."""
     ids: list[int] = []
-    for config in (getattr(model, "generation_config", None), model.config):
+    nested = model.config.get_text_config()
+    for config in (getattr(model, "generation_config", None), model.config, nested):
         eos = getattr(config, "eos_token_id", None)
         ids += eos if isinstance(eos, list) else [eos] if eos is not None else []
     return ids

@@ -51,6 +51,18 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     "gemma": lambda: transformers.GemmaConfig(**_ROPE),
     "gemma2": lambda: transformers.Gemma2Config(**_GEMMA),
     "gemma3": lambda: transformers.Gemma3TextConfig(**_GEMMA),
+    "gemma3_nested": lambda: transformers.Gemma3Config(
+        text_config=transformers.Gemma3TextConfig(**_GEMMA),
+        vision_config={
+            "hidden_size": 8,
+            "intermediate_size": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        mm_tokens_per_image=4,
+    ),
     "gpt2": lambda: transformers.GPT2Config(**_GPT2),
     "neox_parallel": lambda: transformers.GPTNeoXConfig(**_NEOX, use_parallel_residual=True),
     "neox_sequential": lambda: transformers.GPTNeoXConfig(**_NEOX, use_parallel_residual=False),

@@ -18,6 +18,7 @@ FAMILIES = [
     "gemma",
     "gemma2",
     "gemma3",
+    "gemma3_nested",
     "gpt2",
     "llama",
     "mistral",

@@ -24,7 +24,7 @@ def push(x: torch.Tensor, at: Positions) -> torch.Tensor:
     return x + way[..., None] * torch.linspace(-1, 1, x.shape[-1])
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "neox_parallel"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3", "gemma3_nested", "neox_parallel"])
 @pytest.mark.parametrize("temperature", [0.0, 1.3])
 @pytest.mark.parametrize("hooks", [None, {SITE: push}])
 def test_draw_writes_what_stream_writes(tiny: Tiny, family, temperature, hooks) -> None:

@@ -73,7 +73,7 @@ def neox_block(block: Any, visit: Visit, h: Tensor, *args: Any, **kw: Any) -> Te
 
 BLOCKS = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), llama_block),
-    **dict.fromkeys(("gemma2", "gemma3"), gemma2_block),
+    **dict.fromkeys(("gemma2", "gemma3", "gemma3_nested"), gemma2_block),
     **dict.fromkeys(("neox_parallel", "neox_sequential"), neox_block),
     "gpt2": gpt2_block,
 }
@@ -92,6 +92,8 @@ def padded_batch(side: str) -> tuple[Tensor, Tensor]:
 def blocks_of(model: Any) -> Any:
     if hasattr(model, "transformer"):
         return model.transformer.h
+    if hasattr(model.model if hasattr(model, "model") else None, "language_model"):
+        return model.model.language_model.layers
     return (model.gpt_neox if hasattr(model, "gpt_neox") else model.model).layers
 
 
@@ -404,6 +406,7 @@ def test_a_family_without_named_sites_works_through_modules(
         ("gemma", lambda m: 1 + m.model.norm.weight),
         ("gemma2", lambda m: 1 + m.model.norm.weight),
         ("gemma3", lambda m: 1 + m.model.norm.weight),
+        ("gemma3_nested", lambda m: 1 + m.model.language_model.norm.weight),
         ("gpt2", lambda m: m.transformer.ln_f.weight),
         ("neox_parallel", lambda m: m.gpt_neox.final_layer_norm.weight),
     ],
