@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from monoscope.features.does import does
+from monoscope.features.label_tokens import label_tokens
 from monoscope.features.lineage import Relation
 from monoscope.features.methods import judged
 
@@ -110,6 +111,11 @@ class Feature:
     def top(self) -> list[Example]:
         """The strongest contexts, at most one per document."""
         return [example for example in self.examples if example.kind == "top"]
+
+    @property
+    def label_tokens(self) -> list[str]:
+        """The tokens that its label carries, see `label_tokens.label_tokens`."""
+        return label_tokens(self.label, self.label_method, self.label_rule, self.ngram)
 
     @property
     def does(self) -> str | None:

@@ -128,9 +128,11 @@ def _asked(method: str, row: Mapping[str, Any] | None, words: str) -> Judged | N
 def _output(feature: Feature) -> str:
     """ "reads (label AUC 0.81), does not write (+0.10 nats; …)", by the thresholds of `outputs`."""
     row = feature.output or {}
+    own = {"label": "its label's tokens", "contexts": "its contexts' tokens"}
+    mine = own.get(row.get("basis") or "", "its tokens")
     figures = [
         f"{name} {row[key]:+.2f}"
-        for name, key in (("its tokens", "writes"), ("its logit lens", "lens"),
+        for name, key in ((mine, "writes"), ("its logit lens", "lens"),
                           ("another's tokens", "control"))
         if row[key] is not None
     ]  # fmt: skip

@@ -5,6 +5,7 @@ This room knows no steering: whoever scores is handed over, see `steer.outputs.o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from monoscope.features.atlas import Atlas
 
 NAME = "outputs"
-VERSION = 1
+VERSION = 2  # 1 promised the tokens of the contexts alone, whatever the label said
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -46,19 +47,20 @@ def keep_outputs(
     """Score latents, keep each group as it is done, write the summary; the summary.
 
     score: given latents and whom to tell of each finished group, scores them. settings: what the
-    scores depend on; latents that are kept from the same ones are not scored again.
+    scores depend on; latents kept from the same ones, and the same label, are not scored again.
 
     Raises LatentError, and what `score` raises.
     """
     wanted = [atlas.require(latent) for latent in dict.fromkeys(latents)]
-    mark = side.fingerprint(VERSION, dict(settings))
+    labels = _labels(atlas)
+    marks = {i: side.fingerprint(VERSION, dict(settings) | {"label": labels[i]}) for i in wanted}
     held = side.read_rows(atlas, NAME)
-    todo = [i for i in wanted if i not in held or held[i]["settings"] != mark]
+    todo = [i for i in wanted if i not in held or held[i]["settings"] != marks[i]]
     n_done = len(wanted) - len(todo)
 
     def keep(group: Sequence[Any]) -> None:
         nonlocal n_done
-        side.merge_rows(atlas, NAME, [_row(o, mark) for o in group])
+        side.merge_rows(atlas, NAME, [_row(o, marks[o.latent]) for o in group])
         n_done += len(group)
         if progress is not None:
             progress(n_done, len(wanted))
@@ -91,8 +93,9 @@ def summarise(atlas: Atlas, rows: Sequence[Row], settings: Mapping[str, Any]) ->
         "thresholds": {"reads_auc": READS_AUC, "writes_nats": WRITES_NATS},
         "n_latents": len(rows),
         "writes": of("writes"),
+        "basis": dict(Counter(row["basis"] for row in rows if row["basis"] is not None)),
         "lens": of("lens"),
-        "control": of("control") | {"definition": "the tokens that another latent fires on"},
+        "control": of("control") | {"definition": "another latent's own tokens"},
         "does": {k: kinds.count(k) for k in ("both", "reads", "writes", "neither")}
         | {"unknown": kinds.count(None)},
     }
@@ -105,6 +108,13 @@ def label_aucs(atlas: Atlas) -> dict[int, float | None]:
     return {row["latent"]: row["label_auc"] for row in table.to_pylist()}
 
 
+def _labels(atlas: Atlas) -> dict[int, str | None]:
+    """The label in front of every latent, a person's first."""
+    path = atlas.folder / schema.table_file("features")
+    rows = pq.read_table(path, columns=["latent", "label"]).to_pylist()
+    return {row["latent"]: row["label"] for row in rows} | atlas.annotations()
+
+
 def _row(outputs: Any, mark: str) -> Row:
     row: Row = {"latent": outputs.latent, "settings": mark}
     for name in ("writes", "lens", "control"):
@@ -112,4 +122,5 @@ def _row(outputs: Any, mark: str) -> Row:
         row[name] = None if figures is None else figures.score
         for part in ("steered", "default", "random"):
             row[f"{name}_{part}"] = None if figures is None else getattr(figures, part)
-    return row | {"tokens": outputs.tokens, "lens_tokens": outputs.lens_tokens}
+    words = ("tokens", "lens_tokens", "basis")
+    return row | {name: getattr(outputs, name) for name in words}

@@ -196,6 +196,7 @@ OPTIONAL = {
             },
             "tokens": _STRINGS,
             "lens_tokens": _STRINGS,
+            "basis": pa.string(),
         }
     ),
     "judgements": pa.schema(

@@ -1,7 +1,8 @@
 """What latents write, atlas-wide: one forward pass each, three promises weighed on its result.
 
-A latent's own tokens (those its strongest contexts peak on), the tokens its logit lens names, and,
-as the control, another latent's own tokens. Scores are those of `screen`.
+A latent's own tokens (those its label carries, else those its strongest contexts peak on), the
+tokens its logit lens names, and, as the control, another latent's own tokens. Scores are those of
+`screen`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from monoscope.artifact.checks import check_model
 from monoscope.errors import ConfigError, ModelError
 from monoscope.lm.protocol import LM
 from monoscope.sae.model import SAE, require_latent
-from monoscope.steer.promises import Promising, promised
+from monoscope.steer.promises import Basis, Promising, promised
 from monoscope.steer.prompts import NEUTRAL_PROMPTS
 from monoscope.steer.rows import check_prompts, latent_moves, next_token_shares, random_moves
 from monoscope.steer.screen import OutputScore, Promised, by_rank, mass
@@ -38,9 +39,9 @@ class Features(Protocol):
 class Outputs:
     """One latent's output scores, each None where there was nothing to promise.
 
-    writes: of the tokens it fires on; lens: of those its direction makes likelier by the logit
-    lens; control: of the tokens another latent fires on, which it should not make likelier.
-    tokens, lens_tokens: the texts of the first two, best first.
+    writes: of its own tokens; lens: of those its direction makes likelier by the logit lens;
+    control: of another latent's own, which it should not make likelier. tokens, lens_tokens: the
+    texts of the first two, best first. basis: where its own tokens are from, "label" or "contexts".
     """
 
     latent: int
@@ -49,15 +50,19 @@ class Outputs:
     control: OutputScore | None
     tokens: list[str]
     lens_tokens: list[str]
+    basis: Basis | None = None
 
 
-def own_promise(lm: LM, atlas: Features, latent: int) -> Promised:
-    """The tokens that a latent's strongest contexts peak on; empty where none is a whole token."""
+def own_promise(lm: LM, atlas: Features, latent: int) -> tuple[Promised, Basis | None]:
+    """The tokens of a latent's label, else those its strongest contexts peak on, and which.
+
+    Empty, and None, where none is a whole token.
+    """
     try:
         wanted, _, basis = promised(lm, atlas.feature(latent))
     except ConfigError:
-        return {}
-    return wanted if basis == "contexts" else {}
+        return {}, None
+    return (wanted, basis) if basis in ("label", "contexts") else ({}, None)
 
 
 def lens_promises(lm: LM, sae: SAE, latents: Sequence[int]) -> dict[int, Promised]:
@@ -85,7 +90,7 @@ def output_scores(
 ) -> list[Outputs]:
     """Score latents, in the order given; one forward pass over the prompts each.
 
-    others: whose tokens each latent's control promises; by default those of a latent drawn from
+    others: whose own tokens each latent's control promises; by default those of a latent drawn from
     `latents`. done: told the scores of each group of latents as it is finished.
     Raises LatentError, ConfigError for prompts, MismatchError where SAE and model differ.
     """
@@ -103,7 +108,7 @@ def output_scores(
     out: list[Outputs] = []
     for start in range(0, len(latents), _TILE):
         some = list(latents[start : start + _TILE])
-        named = _promises(lm, sae, atlas, some, others)
+        named, bases = _promises(lm, sae, atlas, some, others)
         moves = latent_moves(sae, some, times_norm)
         group = []
         for latent, steered in zip(some, next_token_shares(lm, sae, moves, ids), strict=True):
@@ -112,9 +117,13 @@ def output_scores(
                                   mass(random, w)) if w else None
                 for name, w in named[latent].items()
             }  # fmt: skip
-            texts = [[lm.token_text(t) for t in named[latent][n]] for n in ("writes", "lens")]
+            own, named_by_lens = (
+                [lm.token_text(t) for t in named[latent][n]] for n in ("writes", "lens")
+            )
             group.append(
-                Outputs(latent, scores["writes"], scores["lens"], scores["control"], *texts)
+                Outputs(
+                    latent, **scores, tokens=own, lens_tokens=named_by_lens, basis=bases[latent]
+                )
             )
         out += group
         if done is not None:
@@ -130,13 +139,17 @@ def draw_others(latents: Sequence[int], seed: int) -> dict[int, int]:
 
 def _promises(
     lm: LM, sae: SAE, atlas: Features, latents: Sequence[int], others: Mapping[int, int]
-) -> dict[int, Named]:
-    """What each latent is held to; of another's tokens, those that are its own too are left out."""
+) -> tuple[dict[int, Named], dict[int, Basis | None]]:
+    """What each latent is held to, and the basis of its own tokens.
+
+    Of another's tokens, those that are its own too are left out.
+    """
     lens = lens_promises(lm, sae, latents)
     named: dict[int, Named] = {}
+    bases: dict[int, Basis | None] = {}
     for latent in latents:
-        own = own_promise(lm, atlas, latent)
-        other = own_promise(lm, atlas, others[latent]) if latent in others else {}
+        own, bases[latent] = own_promise(lm, atlas, latent)
+        other = own_promise(lm, atlas, others[latent])[0] if latent in others else {}
         strange = {t: w for t, w in other.items() if t not in own}
         named[latent] = {"writes": own, "lens": lens.get(latent, {}), "control": strange}
-    return named
+    return named, bases

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
 
 from monoscope.features import side
@@ -23,7 +24,7 @@ def figures(nats):
 def scored(latent, nats):
     return SimpleNamespace(
         latent=latent, writes=None if nats is None else figures(nats), lens=figures(2.0),
-        control=None, tokens=[" a"], lens_tokens=["b"],
+        control=None, tokens=[" a"], lens_tokens=["b"], basis="label" if latent else "contexts",
     )  # fmt: skip
 
 
@@ -66,8 +67,11 @@ def test_a_feature_reads_or_writes_by_its_two_figures(atlas):
     told = atlas.feature(0).to_json()
     assert told["does"] == "both" and told["output"]["writes"] == 1.5 and told["reads"] == 0.9
     assert lines(atlas.feature(0)) == [
-        "does: both · label AUC 0.90 · turned up, nats: its tokens +1.50, its logit lens +2.00"
+        "does: both · label AUC 0.90 · turned up, nats: its contexts' tokens +1.50, its logit lens "
+        "+2.00"
     ]
+    assert "its label's tokens +0.10" in lines(atlas.feature(1))[0]
+    assert summary["basis"] == {"contexts": 1, "label": 3}
 
 
 def test_what_is_kept_is_not_scored_again(atlas):
@@ -77,6 +81,18 @@ def test_what_is_kept_is_not_scored_again(atlas):
     assert scorer.asked == [0, 1, 3] and seen == [(1, 2), (2, 2)]
     keep_outputs(atlas, [1], scorer, {"seed": 2})
     assert scorer.asked == [0, 1, 3, 1]
+    atlas.annotate(1, "mine")  # another label promises something else
+    keep_outputs(atlas, [0, 1, 3], scorer, {"seed": 2})
+    assert scorer.asked == [0, 1, 3, 1, 0, 1, 3]
+
+
+def test_a_table_from_before_the_basis_was_told_is_read(atlas):
+    keep_outputs(atlas, [0], Scorer(), {})
+    path = atlas.folder / "outputs.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["basis"]), path)
+    assert side.read_row(atlas, "outputs", 0)["basis"] is None
+    assert "its tokens +1.50" in lines(atlas.feature(0))[0]
 
 
 def test_features_are_found_by_what_they_write(atlas):

@@ -38,16 +38,21 @@ def sae(make_sae):
     return make_sae("resid_post.1", k=1)
 
 
-def feature(*peaks, tops=()):
+def feature(*peaks, tops=(), says=()):
     """A feature whose strongest contexts peak on these letters."""
     contexts = [SimpleNamespace(pieces=["x", peak], peak=1) for peak in peaks]
-    return SimpleNamespace(latent=LATENT, label="letters", top=contexts, top_tokens=list(tops))
+    return SimpleNamespace(
+        latent=LATENT, label="letters", label_tokens=list(says), top=contexts, top_tokens=list(tops)
+    )
 
 
 def test_what_is_counted_are_the_commonest_peaks_else_the_lens_else_what_is_given(lm):
     weights, tokens, basis = promised(lm, feature("b", "a", "a", " "))
     assert (tokens, basis) == (["a", "b"], "contexts")
     assert list(weights.values()) == [1.0, pytest.approx(0.6309, abs=1e-4)]  # 1/log2(2), 1/log2(3)
+    assert promised(lm, feature("b", "a", says=["c", "no token", "d"]))[1:] == (["c", "d"], "label")
+    assert promised(lm, feature("b", says=["no token"]))[1:] == (["b"], "contexts")
+    assert promised(lm, feature("a", says=["c"]), ["z"])[1:] == (["z"], "given")
     assert promised(lm, feature(tops=["q"]))[1:] == (["q"], "logits")
     assert promised(lm, feature("a"), ["z"])[1:] == (["z"], "given")
     with pytest.raises(ConfigError, match="nothing to count"):

@@ -25,7 +25,9 @@ class Fake:
             for n, letter in enumerate(letters)
             for _ in range(9 - n)
         ]
-        return SimpleNamespace(latent=latent, label=None, top=top, top_tokens=["q"])
+        return SimpleNamespace(
+            latent=latent, label=None, label_tokens=[], top=top, top_tokens=["q"]
+        )
 
 
 def ids(lm, letters):
@@ -67,6 +69,24 @@ def test_a_direction_that_writes_its_letter_is_told_from_one_that_does_not(lm, m
     found = output_scores(lm, sae, Fake(), [0, 3], prompts=PROMPTS, times_norm=1.0)
     assert found[0].writes.score > 0.5 > 0 > found[1].writes.score
     assert found[0].lens_tokens[0] == "a"
+
+
+def test_what_a_label_carries_is_its_promise_and_the_basis_is_said(lm, make_sae):
+    """Whatever the contexts peak on; without tokens in the label, they are the promise."""
+
+    class Labelled(Fake):
+        def feature(self, latent):
+            made = super().feature(latent)
+            made.label_tokens = ["d", "c"] if latent == 0 else []
+            return made
+
+    sae = make_sae()
+    found = output_scores(lm, sae, Labelled(), [0, 1, 2], others={1: 0}, prompts=PROMPTS, seed=3)
+    assert [o.basis for o in found] == ["label", "contexts", None]
+    assert found[0].tokens == ["d", "c"] and found[1].tokens == ["b", "c"]
+    wanted = by_rank(ids(lm, "dc"))
+    alone = output_score(lm, sae, {0: wanted}, prompts=PROMPTS, seed=3)[0]
+    assert found[0].writes.score == pytest.approx(alone.score, abs=1e-5)
 
 
 def test_groups_are_told_as_they_are_done_and_others_are_others(lm, make_sae, monkeypatch):
