@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +14,10 @@ from typing import NamedTuple
 from monoscope.data.readers import READABLE, suffix_of
 from monoscope.errors import CorpusError, nearest
 
+_LOG = logging.getLogger(__name__)
+
 _WHOLE_BYTES = 2**20  # files up to this size are hashed whole
+_KINDS_TOLD = 6  # suffixes of skipped files named, the most frequent first
 _SAMPLES, _SAMPLE_BYTES = 16, 2**16  # of larger ones, this many blocks, evenly spaced
 
 
@@ -26,7 +31,8 @@ class Found(NamedTuple):
 def find(source: str | Path) -> list[Found]:
     """The readable files of a folder (with its subfolders), a glob pattern, or one file; sorted.
 
-    Hidden files and folders, and files of other kinds, are passed over in folders and patterns.
+    Hidden files and folders, and files of other kinds, are passed over in folders and patterns;
+    how many of other kinds is logged as a warning.
 
     Raises CorpusError if nothing is there, nothing readable is there, or one file given by its
     name is of a kind that is not read.
@@ -56,6 +62,7 @@ def find(source: str | Path) -> list[Found]:
             got=f"{len(paths)} files of other kinds" if paths else "an empty folder",
             expected=READABLE,
         )
+    _tell_skipped([p for p in paths if suffix_of(p) is None])
     found = [Found(p, p.relative_to(root).as_posix()) for p in readable]
     return sorted(found, key=lambda f: f.name)
 
@@ -99,6 +106,20 @@ def _walk(root: Path) -> list[Path]:
         folders[:] = [f for f in folders if not f.startswith(".")]
         paths += [Path(folder, name) for name in names if not name.startswith(".")]
     return paths
+
+
+def _tell_skipped(paths: Sequence[Path]) -> None:
+    if not paths:
+        return
+    counts = Counter(_suffix(path) for path in paths)
+    kinds = sorted(counts, key=lambda kind: (-counts[kind], kind))
+    more = [f"{len(kinds) - _KINDS_TOLD} more"] if len(kinds) > _KINDS_TOLD else []
+    files = "1 file of another kind" if len(paths) == 1 else f"{len(paths):,} files of other kinds"
+    _LOG.warning("skipped %s (%s)", files, ", ".join(kinds[:_KINDS_TOLD] + more))
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower() or "without a suffix"
 
 
 def _fixed(pattern: Path) -> Path:

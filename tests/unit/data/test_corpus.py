@@ -439,3 +439,19 @@ def test_fingerprints_of_texts() -> None:
     assert len({of("a", "b"), of("b", "a"), of("ab"), of("a", "b", ""), of("a")}) == 5
     assert of(Document("a", {}, "k")) != of("a")
     assert of("a", "b") != of("aNone\0b")  # where one text ends and the next begins counts
+
+
+def test_files_that_are_passed_over_are_counted_in_one_line(tmp_path, caplog):
+    (tmp_path / "a.txt").write_text("oak", "utf-8")
+    (tmp_path / ".hidden.bin").write_bytes(b"\0")
+    Corpus.from_path(tmp_path)
+    assert not caplog.messages
+    for name in ("x.bin", "deep/y.HTML", "z.bin", "README"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0")
+    assert len(list(Corpus.from_path(tmp_path))) == 1
+    Corpus.from_path(str(tmp_path / "*[nt]"))
+    assert caplog.messages == [
+        "skipped 4 files of other kinds (.bin, .html, without a suffix)",
+        "skipped 2 files of other kinds (.bin)",
+    ]
