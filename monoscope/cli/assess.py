@@ -14,6 +14,7 @@ from rich.text import Text
 
 from monoscope.cli import options as opt
 from monoscope.cli.output import Bar, console, print_json, print_table, quiet_stdout
+from monoscope.cli.stores import open_store
 from monoscope.errors import ConfigError
 from monoscope.files import write_atomic
 
@@ -80,12 +81,11 @@ def evaluate(
         if given:
             raise ConfigError(f"{flag} belongs to a suite", hint="Add --suite cpu.")
     from monoscope.artifact import load_sae
-    from monoscope.data.store import ActivationStore
     from monoscope.evals import evaluate as measure
 
     further: dict[str, Any] = {} if splice_tokens is None else {"n_splice_tokens": splice_tokens}
     with quiet_stdout(as_json), Bar("eval") as bar:
-        loaded, acts = load_sae(sae).to(opt.checked_device(device)), ActivationStore.open(store)
+        loaded, acts = load_sae(sae).to(opt.checked_device(device)), open_store(store)
         lm = None if no_model else opt.recorded_model(loaded, model, device)
         result = measure(
             loaded, acts, lm, n_tokens=tokens, baselines=baselines, bootstrap=bootstrap,
@@ -109,7 +109,6 @@ def _suite(
 ) -> None:  # fmt: skip
     """Run a suite: what is known is read from the cache, so that a killed one goes on."""
     from monoscope.artifact import load_sae
-    from monoscope.data.store import ActivationStore
     from monoscope.evals import compare
     from monoscope.evals.cache import Cache
     from monoscope.evals.material import CPU, FULL, Material
@@ -124,7 +123,7 @@ def _suite(
         loaded = load_sae(asked["sae"]).to(place)
         material = Material(
             sae=loaded,
-            store=ActivationStore.open(asked["store"]),
+            store=open_store(asked["store"]),
             lm=None if no_model else opt.recorded_model(loaded, model, device),
             train=alike,
             others=tuple(load_sae(path).to(place) for path in asked["others"]),

@@ -12,6 +12,7 @@ from monoscope.cli import methods
 from monoscope.cli import options as opt
 from monoscope.cli.assess import evaluate, one_model, report
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
+from monoscope.cli.stores import open_store
 
 
 def register(app: typer.Typer) -> None:
@@ -191,11 +192,10 @@ def index(
     """Read the store once and write the atlas of the SAE's features."""
     one_model(model, no_model)
     from monoscope.artifact import load_sae
-    from monoscope.data.store import ActivationStore
     from monoscope.features.index import index as build_atlas
 
     with quiet_stdout(as_json), Bar("index") as bar:
-        loaded, acts = load_sae(sae), ActivationStore.open(store)
+        loaded, acts = load_sae(sae), open_store(store)
         lm = None if no_model else opt.recorded_model(loaded, model, device)
         atlas = build_atlas(loaded, acts, lm, out, n_tokens=tokens, seed=seed, progress=bar.at)
     (print_json if as_json else print_table)(atlas.to_json())
@@ -249,13 +249,12 @@ def label(
     if asked.wanted:
         return ask.explain(atlas, sae, store, asked, as_json)
     from monoscope.artifact import load_sae
-    from monoscope.data.store import ActivationStore
     from monoscope.features.atlas import load_atlas
     from monoscope.features.labels import label as give_labels
 
     with quiet_stdout(as_json), Bar("label") as bar:
         labelled = give_labels(
-            load_atlas(atlas), load_sae(sae), ActivationStore.open(store),
+            load_atlas(atlas), load_sae(sae), open_store(store),
             n_tokens=tokens, seed=seed, progress=bar.at,
         )  # fmt: skip
         n_labelled = sum(text is not None for text in labelled.labels().values())

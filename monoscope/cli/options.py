@@ -147,9 +147,9 @@ def train_source(
 ) -> Any:  # fmt: skip
     """The store, or the model reading its corpus, that `check_one_source` found in order."""
     if store is not None:
-        from monoscope.data.store import ActivationStore
+        from monoscope.cli.stores import open_store
 
-        return ActivationStore.open(store)
+        return open_store(store)
     from monoscope.data.corpus import Corpus
     from monoscope.data.live import Live
     from monoscope.lm import load_lm

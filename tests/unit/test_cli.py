@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from monoscope import cli
-from monoscope.cli import assess, options
+from monoscope.cli import assess, build, options
 from monoscope.errors import ConfigError, TrainingError
 
 VERBS = (
@@ -144,11 +146,46 @@ def test_eval_puts_every_sae_on_the_device_that_was_named(monkeypatch, tmp_path,
 
     moved: list[str] = []
     monkeypatch.setattr("monoscope.artifact.load_sae", lambda path: Sae())
-    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: None)
+    whole = SimpleNamespace(manifest=SimpleNamespace(complete=True))
+    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: whole)
     monkeypatch.setattr("monoscope.cli.options.checked_device", lambda given: "cuda:1")
     with pytest.raises(Reached):
         assess.evaluate("a", "s", no_model=True, **asked(more))
     assert set(moved) == {"cuda:1"}
+
+
+@pytest.mark.parametrize("verb", ["eval", "suite", "index", "train"])
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_store_whose_harvest_did_not_finish_is_said_to_be_that(
+    monkeypatch, capsys, verb, complete
+):
+    class Reached(Exception):
+        pass
+
+    def reach(*args, **kwargs):
+        raise Reached
+
+    manifest = SimpleNamespace(
+        complete=complete, n_tokens=lambda: 65_536, arguments=SimpleNamespace(n_tokens=600_000)
+    )
+    held = SimpleNamespace(manifest=manifest)
+    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: held)
+    sae = SimpleNamespace(to=lambda place: sae)
+    monkeypatch.setattr("monoscope.artifact.load_sae", lambda path: sae)
+    for room, work in (
+        ("evals", "evaluate"), ("evals.suite", "run_suite"), ("features.index", "index"),
+        ("train", "train"),
+    ):  # fmt: skip
+        monkeypatch.setattr(importlib.import_module(f"monoscope.{room}"), work, reach)
+    with pytest.raises(Reached):
+        if verb == "train":
+            build.train("out", "s")
+        elif verb == "index":
+            build.index("a", "s", "out", no_model=True)
+        else:
+            assess.evaluate("a", "s", no_model=True, suite="core" if verb == "suite" else None)
+    said = "the store s is unfinished: 65,536 of 600,000 tokens; run collect again"
+    assert (said in capsys.readouterr().err) == (not complete)
 
 
 def asked(flags):
