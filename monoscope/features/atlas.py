@@ -208,6 +208,7 @@ class Atlas:
                 "the atlas has no such latent",
                 got=latent,
                 expected=f"0 to {self.n_features - 1}",
+                hint=f"`monoscope features {self.folder}` lists those there are.",
             )
         return number
 

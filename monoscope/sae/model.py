@@ -245,7 +245,10 @@ class SAE(nn.Module):
 def require_latent(sae: SAE, latent: int) -> None:
     """Raise LatentError unless 0 <= latent < L."""
     if not 0 <= latent < sae.d_sae:
-        raise LatentError("no such latent", got=latent, expected=f"0 to {sae.d_sae - 1}")
+        raise LatentError(
+            "no such latent", got=latent, expected=f"0 to {sae.d_sae - 1}",
+            hint="`monoscope features ATLAS` lists those there are.",
+        )  # fmt: skip
 
 
 def require_directions(sae: Any, what: str) -> None:

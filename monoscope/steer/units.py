@@ -86,5 +86,9 @@ def direction_norm(sae: SAE, latent: int) -> float:
     """‖W_dec[latent]‖ in model units. Raises ConfigError for a row of zeros."""
     norm = float(sae.W_dec[latent].detach().double().norm())
     if norm == 0:
-        raise ConfigError(f"latent {latent} has no direction: its row of W_dec is zero")
+        raise ConfigError(
+            f"latent {latent} has no direction",
+            got="a row of zeros in W_dec",
+            hint="Choose a feature that fires: `monoscope features ATLAS` lists them.",
+        )
     return norm
