@@ -438,7 +438,8 @@ def test_a_dead_latent_has_a_page_without_examples(made: Atlas) -> None:
 @pytest.mark.parametrize("latent", [-1, L, 10**12, "1", 2.0, True])
 def test_a_latent_out_of_range(made: Atlas, latent: object) -> None:
     with pytest.raises(
-        LatentError, match=rf"no such latent: got {latent}; expected 0 to {L - 1}.*features .* lists"
+        LatentError,
+        match=rf"no such latent: got {latent}; expected 0 to {L - 1}.*features .* lists",
     ):
         made.feature(latent)  # type: ignore[arg-type]
 

@@ -58,7 +58,7 @@ def test_exactly_one_unit(make_sae, kind, strength):
 @pytest.mark.parametrize("latent", [-1, 17, 10_000])
 @pytest.mark.parametrize("build", [Ablate, lambda sae, i: Set(sae, i, 2.0)])
 def test_latent_out_of_range_names_the_range(make_sae, latent, build):
-    with pytest.raises(LatentError, match="0 to 16.*`monoscope features ATLAS`"):
+    with pytest.raises(LatentError, match=r"0 to 16.*`monoscope features ATLAS`"):
         build(make_sae(), latent)
 
 
