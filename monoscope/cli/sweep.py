@@ -11,7 +11,7 @@ from monoscope.cli import options as opt
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
 from monoscope.errors import ConfigError
 
-_SHOWN = ("name", "fvu", "l0", "dead_fraction", "status")
+_SHOWN = ("name", "fvu", "l0", "dead_fraction", "target_reached", "status")
 
 
 def register(app: typer.Typer) -> None:
@@ -22,8 +22,8 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store of activations.")],
-    out: opt.Out,
     d_sae: Annotated[str, typer.Option("--d-sae", metavar="L,L,…", help="Numbers of latents.")],
+    out: opt.Out = "runs/sweep",
     k: Annotated[
         str, typer.Option("--k", metavar="K,K,…", help="Latents a token; target L0 of penalties.")
     ] = "32",
@@ -75,7 +75,9 @@ def sweep(
     if as_json:
         return print_json(told)
     shown: dict[str, Any] = {
-        row["name"]: ", ".join(f"{name} {_cell(row[name])}" for name in _SHOWN[1:])
+        row["name"]: ", ".join(
+            f"{name} {_cell(row[name])}" for name in _SHOWN[1:] if row[name] is not None
+        )
         for row in made.rows
     }
     shown["law"] = told["law"] and told["law"]["parameters"]

@@ -131,18 +131,23 @@ class LiveStream:
         return self
 
     def __next__(self) -> Tensor:
+        before = self._place, self._cursor
         parts, missing = [], self.batch_size
-        while missing:
-            block = self._current()
-            if self._order is None:
-                key = (self.seed, block.place.epoch, block.place.document)
-                self._order = _permutation(block.rows.shape[0], *key)
-            picked = self._order[self._cursor : self._cursor + missing]
-            parts.append(block.rows[picked])
-            missing -= picked.numel()
-            self._cursor += picked.numel()
-            if self._cursor == block.rows.shape[0]:
-                self._place, self._cursor, self._order = block.after, 0, None
+        try:
+            while missing:
+                block = self._current()
+                if self._order is None:
+                    key = (self.seed, block.place.epoch, block.place.document)
+                    self._order = _permutation(block.rows.shape[0], *key)
+                picked = self._order[self._cursor : self._cursor + missing]
+                parts.append(block.rows[picked])
+                missing -= picked.numel()
+                self._cursor += picked.numel()
+                if self._cursor == block.rows.shape[0]:
+                    self._place, self._cursor, self._order = block.after, 0, None
+        except BaseException:  # half a batch was taken: the place is the one before it
+            (self._place, self._cursor), self._order = before, None
+            raise
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).float()
 
     def provenance(self) -> dict[str, Any]:
@@ -160,6 +165,12 @@ class LiveStream:
             "corpus": dict(source.corpus.description),
             "corpus_fingerprint": source.corpus.fingerprint,
         }
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows follow from, by name; JSON-able."""
+        walk = self._walk()
+        named = {name: value for name, value in walk.items() if name not in ("model", "seed")}
+        return {"kind": "model", **walk["model"], **named}
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and what the walk depends on; JSON-able."""

@@ -187,7 +187,8 @@ class ActivationStore:
         Raises DataError if the train split has fewer rows than batch_size, ConfigError for a
         number out of range.
         """
-        return Stream(self, batch_size, seed, max_bytes=max_bytes)
+        about = {**self.identity, "site": self.site, "corpus": self.manifest.corpus_fingerprint}
+        return Stream(self, batch_size, seed, max_bytes=max_bytes, about=about)
 
     @cached_property
     def _doc_shards(self) -> dict[int, int]:

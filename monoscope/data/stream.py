@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,14 +38,16 @@ class Stream:
     batch may reach into the next window or epoch. All permutations follow from (seed, epoch,
     window), so three counters are the whole state.
 
+    about: what the rows come from, name by name, where the store says so.
     n_rows: rows of an epoch.  epoch: how many have been gone through.
 
     Raises ConfigError for a number out of range, DataError if n_rows < batch_size.
     """
 
     def __init__(
-        self, store: ShardSource, batch_size: int, seed: int, *, max_bytes: int = MAX_BYTES
-    ) -> None:
+        self, store: ShardSource, batch_size: int, seed: int, *, max_bytes: int = MAX_BYTES,
+        about: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("seed", seed, 0),
@@ -62,6 +65,9 @@ class Stream:
                 expected=f"at least batch_size = {batch_size}",
                 hint="Harvest more tokens or use a smaller batch.",
             )
+        shards = "".join(shard.sha256 for shard in self._shards)
+        digest = hashlib.sha256(shards.encode()).hexdigest()
+        self._identity = {"kind": "store", **(about or {}), "shards": digest}
         self._row_bytes = store.d_in * store.dtype.itemsize
         self._fits = self.n_rows * self._row_bytes <= max_bytes
         self._epoch = self._window = self._cursor = 0
@@ -79,43 +85,57 @@ class Stream:
         return self
 
     def __next__(self) -> Tensor:
+        before = self._epoch, self._window, self._cursor
         parts, missing = [], self.batch_size
-        while missing:
-            rows, order = self._current()
-            picked = order[self._cursor : self._cursor + missing]
-            parts.append(rows.index_select(0, picked))
-            missing -= picked.numel()
-            self._advance(picked.numel())
+        try:
+            while missing:
+                rows, order = self._current()
+                picked = order[self._cursor : self._cursor + missing]
+                parts.append(rows.index_select(0, picked))
+                missing -= picked.numel()
+                self._advance(picked.numel())
+        except BaseException:  # half a batch was taken: the place is the one before it
+            self._go_to(*before)
+            raise
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).float()
 
-    def state_dict(self) -> dict[str, int]:
-        """Where the stream stands, and the numbers that the walk depends on."""
+    def identity(self) -> dict[str, str]:
+        """What the rows are, by name: the model, site and corpus they come from, and a hash."""
+        return dict(self._identity)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, and what the walk depends on; JSON-able."""
         return self._walk() | {
             "epoch": self._epoch,
             "window": self._window,
             "cursor": self._cursor,
         }
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to where `state_dict` was taken; the next batch is the one that followed it.
+
+        A state that does not say which rows it was taken on is believed.
 
         Raises MismatchError if that stream had another seed, store or max_bytes.
         """
         for name, value in self._walk().items():
-            if state.get(name) != value:
+            if state.get(name, value if name in self._identity else None) != value:
                 raise MismatchError(
                     f"the stream to resume had another {name}",
                     got=value,
                     expected=state.get(name),
                     hint="Resume with the same store, seed and memory limit.",
                 )
-        self._epoch, self._window = int(state["epoch"]), int(state["window"])
-        self._cursor = int(state["cursor"])
-        self._windows = self._plan(self._epoch)
+        self._go_to(int(state["epoch"]), int(state["window"]), int(state["cursor"]))
+
+    def _go_to(self, epoch: int, window: int, cursor: int) -> None:
+        self._epoch, self._window, self._cursor = epoch, window, cursor
+        self._windows = self._plan(epoch)
         self._order = None
 
-    def _walk(self) -> dict[str, int]:
-        return {"seed": self.seed, "n_rows": self.n_rows, "max_bytes": self.max_bytes}
+    def _walk(self) -> dict[str, Any]:
+        numbers = {"seed": self.seed, "n_rows": self.n_rows, "max_bytes": self.max_bytes}
+        return numbers | self._identity
 
     def _plan(self, epoch: int) -> list[list[int]]:
         """The windows of an epoch, each a list of shard numbers."""

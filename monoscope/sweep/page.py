@@ -8,7 +8,10 @@ from typing import Any
 from monoscope.page import document, table, text
 from monoscope.sweep.plot import STYLE
 
-_SHOWN = ("name", "d_sae", "k", "n_tokens", "fvu", "l0", "dead_fraction", "measured_on", "error")
+_SHOWN = (
+    "name", "d_sae", "k", "n_tokens", "fvu", "l0", "target_reached", "dead_fraction",
+    "measured_on", "error",
+)  # fmt: skip
 
 
 def render(rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any], drawn: Sequence[str]) -> str:
@@ -58,6 +61,8 @@ def _law(told: Mapping[str, Any]) -> list[str]:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

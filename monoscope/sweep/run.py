@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from monoscope.errors import ConfigError, InputError, TrainingError
+from monoscope.errors import ConfigError, InputError, OutputError, TrainingError
 from monoscope.evals import evaluate
 from monoscope.files import atomic_path, require_folder, write_atomic
 from monoscope.locks import folder_lock
@@ -22,7 +23,7 @@ from monoscope.sae.recipes import get_recipe
 from monoscope.sweep.page import render
 from monoscope.sweep.plot import panels, standalone
 from monoscope.sweep.scaling import Advice, Law, fit_law, flop_per_token, recommend
-from monoscope.train.grid import Run, train_many
+from monoscope.train.grid import Plan, Run
 from monoscope.train.loop import Progress
 from monoscope.train.order import Order
 
@@ -33,8 +34,8 @@ COLUMNS = pa.schema([
     ("name", pa.string()), ("recipe", pa.string()), ("d_sae", pa.int64()), ("k", pa.float64()),
     ("seed", pa.int64()), ("n_tokens", pa.int64()), ("status", pa.string()),
     ("fvu", pa.float64()), ("l0", pa.float64()), ("dead_fraction", pa.float64()),
-    ("measured_on", pa.string()), ("flop", pa.float64()), ("tokens_per_step_second", pa.float64()),
-    ("out", pa.string()), ("error", pa.string()),
+    ("target_reached", pa.bool_()), ("measured_on", pa.string()), ("flop", pa.float64()),
+    ("tokens_per_step_second", pa.float64()), ("out", pa.string()), ("error", pa.string()),
 ])  # fmt: skip
 
 
@@ -90,24 +91,28 @@ def sweep(
     n_tokens: of a run, each with a schedule of its own; several let the law say what tokens are
     worth.  budget: FLOP to spend on one SAE at L0 budget_k (default: the middle k of the sweep).
     n_eval_tokens: held-out tokens to measure each SAE on; a source without held-out tokens is
-    measured on training data, and the table says so.
+    measured on training data, and the table says so.  target_reached: whether the L0 of training
+    came to the target it was steered to; null where it was not steered.
     resume: go on with the sweep in `out`; a larger grid keeps what is finished there.
 
     Writes sweep.json, sweep.parquet and sweep.csv (one row an SAE), sweep.html (FVU against L0,
     d_sae and tokens, with the law), its plots as scaling-law.svg, and saes/<name>/. An SAE whose
     training diverges is a row with its error.
 
-    Raises ConfigError, and what `train` raises.
+    Raises ConfigError, before anything is written, OutputError for a folder that holds a sweep
+    that is not to be resumed, and what `train` raises.
     """
     orders = list(_orders(_listed(d_sae), _listed(k), _listed(recipe), _listed(seed),
                           _listed(n_tokens), lr, dict(settings or {}), Path(out)))  # fmt: skip
-    folder = require_folder(out, NOTE, also=FILES)
-    with folder_lock(folder, "sweep"):
-        write_atomic(folder / NOTE, json.dumps({"status": "running"}))
-        results = train_many(
-            store, [order for order, _ in orders], batch_size=batch_size, data_seed=data_seed,
-            device=device, resume=resume, progress=progress,
-        )  # fmt: skip
+    plan = Plan(
+        store, [order for order, _ in orders], batch_size=batch_size, data_seed=data_seed,
+        device=device,
+    )  # fmt: skip
+    with plan, _held(out, resume) as folder:
+        running = json.dumps({"status": "running"})
+        results = plan.train(
+            resume=resume, progress=progress, begun=lambda: write_atomic(folder / NOTE, running)
+        )
         rows = [
             _row(order, asked, result, store, n_eval_tokens)
             for (order, asked), result in zip(orders, results, strict=True)
@@ -116,6 +121,19 @@ def sweep(
         made = _concluded(rows, d_in, budget, budget_k, folder)
         _write(made, folder)
     return made
+
+
+@contextlib.contextmanager
+def _held(out: str | Path, resume: bool) -> Iterator[Path]:
+    """The folder of a sweep, for this process alone."""
+    folder = require_folder(out, NOTE, also=FILES)
+    with folder_lock(folder, "sweep"):
+        if (folder / NOTE).exists() and not resume:
+            raise OutputError(
+                f"{folder} already holds a sweep",
+                hint="Add --resume to go on with it or enlarge it, or choose another --out.",
+            )
+        yield folder
 
 
 def _listed(given: Any) -> list[Any]:
@@ -176,6 +194,7 @@ def _row(
     cost = flop_per_token(result.sae.d_in, order.d_sae or 0, figures["l0"]) * metrics["n_tokens"]
     return row | figures | {
         "status": "finished", "measured_on": measured_on, "n_tokens": metrics["n_tokens"],
+        "target_reached": metrics.get("target", {}).get("reached"),
         "flop": float(cost), "tokens_per_step_second": metrics["tokens_per_step_second"],
     }  # fmt: skip
 

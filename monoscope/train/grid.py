@@ -1,4 +1,4 @@
-"""train_many(): several SAEs on one pass over the data, each as if it had been alone."""
+"""train_many(), Plan: several SAEs on one pass over the data, each as if it had been alone."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from monoscope.train import calibrate, controller, start
 from monoscope.train.config import MOST_SEED, TrainConfig
 from monoscope.train.diagnose import Watch
 from monoscope.train.events import EventLog, read_figures
-from monoscope.train.folder import EVENTS, RunFolder
+from monoscope.train.folder import EVENTS, SOURCE, RunFolder
 from monoscope.train.job import Job
 from monoscope.train.loop import Pass, Progress
 from monoscope.train.order import Order
 from monoscope.train.prefetch import Ahead, reads_ahead
-from monoscope.train.source import IteratorStream, Stream, make_stream, peek
+from monoscope.train.source import IteratorStream, make_stream, peek
 from monoscope.train.state import TrainState
 
 SAMPLE_TOKENS = 16_384  # for the input scale and the first weights
@@ -59,46 +59,74 @@ def train_many(
     Raises ConfigError, also if two orders share a folder, and whatever else `train` raises before
     the first step.
     """
-    require_int("batch_size", batch_size, low=2)
-    require_int("data_seed", data_seed, low=0, high=MOST_SEED)
-    place = str(require_device(device or "cpu"))
-    for order in orders:
-        order.check()
-    _check_folders(orders)
-    stream = make_stream(source, batch_size, data_seed)
-    ahead = Ahead(stream, place) if reads_ahead(place) else None
-    made = _Workshop(source, stream, batch_size, data_seed, place)
-    results: dict[int, Run | TrainingError] = {}
-    try:
-        with contextlib.ExitStack() as held:
-            jobs = made.jobs(orders, resume, held, results)
-
-            def finish(job: Job) -> None:
-                if ahead is not None:
-                    ahead.rewind()
-                results[made.number[id(job)]] = made.finish(job)
-
-            Pass(ahead or stream, jobs, progress).run(finish)
-            for job in jobs:
-                if job.error is not None:
-                    results[made.number[id(job)]] = job.error
-    finally:
-        last = ahead or stream
-        if hasattr(last, "close"):
-            last.close()
-    return [results[number] for number in range(len(orders))]
+    with Plan(source, orders, batch_size=batch_size, data_seed=data_seed, device=device) as plan:
+        return plan.train(resume=resume, progress=progress)
 
 
-class _Workshop:
-    """Where orders become jobs, and jobs become finished SAEs."""
+class Plan:
+    """Orders and the data for them, found to fit before anything is written; `train` trains them.
+
+    A context manager: it closes the stream. Arguments and errors as for `train_many`.
+    """
 
     def __init__(
-        self, source: Any, stream: Stream, batch_size: int, data_seed: int, device: str
-    ) -> None:
-        self.source, self.stream, self.device = source, stream, device
+        self, source: Any, orders: Sequence[Order], *, batch_size: int = 2048, data_seed: int = 0,
+        device: str | None = None,
+    ) -> None:  # fmt: skip
+        require_int("batch_size", batch_size, low=2)
+        require_int("data_seed", data_seed, low=0, high=MOST_SEED)
+        self.device = str(require_device(device or "cpu"))
+        for order in orders:
+            order.check()
+        _check_folders(orders)
+        self.source, self.orders = source, orders
         self.batch_size, self.data_seed = batch_size, data_seed
-        self.number: dict[int, int] = {}  # which order a job, by its id(), is for
+        self.stream = make_stream(source, batch_size, data_seed)
+        self._ahead = Ahead(self.stream, self.device) if reads_ahead(self.device) else None
+        self._numbers: dict[int, int] = {}  # which order a job, by its id(), is for
         self._sample: torch.Tensor | None = None
+        try:
+            width, n_rows = self.sample.shape[1], getattr(self.stream, "n_rows", None)
+            self.configs = [order.configs(width, batch_size, n_rows) for order in orders]
+            knows = getattr(self.stream, "identity", None)
+            self._data = {"seed": data_seed} | ({} if knows is None else {SOURCE: knows()})
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Plan:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading the data."""
+        last = self._ahead or self.stream
+        if hasattr(last, "close"):
+            last.close()
+
+    def train(
+        self, *, resume: bool = False, progress: Callable[[Progress], None] | None = None,
+        begun: Callable[[], None] | None = None,
+    ) -> list[Run | TrainingError]:  # fmt: skip
+        """What `train_many` does; once only.  begun: called when no folder was refused."""
+        results: dict[int, Run | TrainingError] = {}
+        with contextlib.ExitStack() as held:
+            jobs = self._jobs(resume, held, results)
+            if begun is not None:
+                begun()
+
+            def finish(job: Job) -> None:
+                if self._ahead is not None:
+                    self._ahead.rewind()
+                results[self._numbers[id(job)]] = self._finish(job)
+
+            Pass(self._ahead or self.stream, jobs, progress).run(finish)
+            for job in jobs:
+                if job.error is not None:
+                    results[self._numbers[id(job)]] = job.error
+        return [results[number] for number in range(len(self.orders))]
 
     @property
     def sample(self) -> torch.Tensor:
@@ -107,19 +135,17 @@ class _Workshop:
             self._sample = torch.cat(peek(self.stream, max(1, SAMPLE_TOKENS // self.batch_size)))
         return self._sample
 
-    def jobs(
-        self, orders: Sequence[Order], resume: bool, held: contextlib.ExitStack,
-        results: dict[int, Run | TrainingError],
-    ) -> list[Job]:  # fmt: skip
+    def _jobs(
+        self, resume: bool, held: contextlib.ExitStack, results: dict[int, Run | TrainingError]
+    ) -> list[Job]:
         """The jobs still to be done, the stream where the hindmost of them stands.
 
         Runs that are finished go into results. Every folder is checked, and held, before any work.
         """
         opened = []
-        for number, order in enumerate(orders):
-            sae, config = order.configs(
-                self.sample.shape[1], self.batch_size, getattr(self.stream, "n_rows", None)
-            )
+        for number, (order, (sae, config)) in enumerate(
+            zip(self.orders, self.configs, strict=True)
+        ):
             folder = None
             if order.out is not None:
                 about = self._about(sae, config)
@@ -137,10 +163,10 @@ class _Workshop:
             state = self._begin(sae, config)
             places[number] = None if folder is None or not resume else folder.restore(state)
             jobs.append(self._job(number, sae, config, state, folder))
-            self.number[id(jobs[-1])] = number
+            self._numbers[id(jobs[-1])] = number
         if jobs:
             hindmost = min(jobs, key=lambda job: job.state.step)
-            place = places[self.number[id(hindmost)]]
+            place = places[self._numbers[id(hindmost)]]
             if place is not None:
                 self.stream.load_state_dict(place)
         return jobs
@@ -160,7 +186,7 @@ class _Workshop:
         return {
             "sae": sae.to_json(),
             "train": config.to_json(),
-            "data": {"seed": self.data_seed},
+            "data": self._data,
         }
 
     def _asked(self, order: Order) -> dict[str, Any]:
@@ -186,13 +212,14 @@ class _Workshop:
         sae, inputs = sae.to(self.device), inputs.to(self.device)
         return TrainState.fresh(sae, row, config.lr, inputs, config.seed)
 
-    def finish(self, job: Job) -> Run:
+    def _finish(self, job: Job) -> Run:
         """Fold, calibrate, measure and write."""
         state, config = job.state, job.config
         batches = [self.sample]
         if not isinstance(self.stream, IteratorStream):
             tokens = min(CALIBRATION_TOKENS, getattr(self.stream, "n_rows", CALIBRATION_TOKENS))
             batches = peek(self.stream, max(1, tokens // self.batch_size))
+        job.whole = False  # from here on its weights are no longer those that are trained
         measured = calibrate.finish(state.sae, state.inputs, state.guess, batches)
         knows = self.stream if hasattr(self.stream, "provenance") else self.source
         given = knows.provenance() if hasattr(knows, "provenance") else {}
@@ -214,6 +241,8 @@ class _Workshop:
         }  # fmt: skip
         if config.target_l0 is not None:
             metrics["target"] = controller.outcome(state, config, measured.l0)
+            if not metrics["target"]["reached"]:
+                job.log.note(state, "target_missed", metrics["target"]["advice"])
         if folder is not None:
             folder.finish(state.sae, metrics, batches[0])
         return Run(state.sae, metrics, None if folder is None else folder.path)

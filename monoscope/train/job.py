@@ -31,6 +31,7 @@ class Job:
 
     began, seconds: when this session began, and how long it spent in this job's own steps.
     session_tokens: trained on in this session.  error: why it stopped before its end.
+    whole: its state is that after a whole step; else it is never saved.  finished: its SAE is made.
     """
 
     name: str
@@ -43,6 +44,8 @@ class Job:
     seconds: float = 0.0
     session_tokens: int = 0
     error: TrainingError | None = None
+    whole: bool = True
+    finished: bool = False
     last: Look | None = None
     _told_plain: str | None = None
     began: float = field(default_factory=time.perf_counter)
@@ -66,6 +69,11 @@ class Job:
         return self.state.goal(self.config.n_tokens)
 
     @property
+    def pending(self) -> bool:
+        """Whether there is anything left to do: steps, or only what makes the SAE of them."""
+        return self.error is None and not self.finished
+
+    @property
     def running(self) -> bool:
         return self.error is None and self.state.n_tokens < self.goal
 
@@ -76,9 +84,11 @@ class Job:
         """
         began = time.perf_counter()
         self._shorten(x.shape[0], n_ahead)
+        self.whole = False
         done = self.stepper.take(x)
         if self.looks:  # what was queued on an accelerator is waited for now and then
             self.stepper.settle()
+        self.whole = True
         self._tell_plain()
         self.session_tokens += x.shape[0]
         # a value read from an accelerator waits for all that is queued there
@@ -115,7 +125,7 @@ class Job:
 
     def checkpoint(self, stream: dict[str, object]) -> None:
         """Save it, if it has a folder; weights that are not finite are never saved."""
-        if self.folder is None:
+        if self.folder is None or not self.whole:
             return
         self.stepper.settle()
         if not self.state.is_finite():
@@ -144,12 +154,16 @@ class Job:
 
     def stopped(self, why: str) -> TrainingError:
         """The error of a run that cannot go on, said in the log too."""
+        return TrainingError(self.log_stop(why))
+
+    def log_stop(self, why: str) -> str:
+        """Say in the log that the run has stopped, and where it is kept; the message."""
         kept = None if self.folder is None else self.folder.last_checkpoint()
         good = f" The last good checkpoint is {kept}." if kept is not None else ""
         self.log.write(
             step=self.state.step, n_tokens=self.state.n_tokens, note="stopped", message=why + good
         )
-        return TrainingError(why + good)
+        return why + good
 
     def _tell_plain(self) -> None:
         """Say once why the steps on a GPU are not the fast ones."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from monoscope.errors import TrainingError
+from monoscope.errors import MonoscopeError, TrainingError
 from monoscope.train.diagnose import Surroundings
 from monoscope.train.interrupt import Interruption
 from monoscope.train.job import EVENT_STEPS, Job
@@ -57,46 +57,63 @@ class Pass:
         self._mixing = Mixing()
         self._steps: deque[tuple[float, float]] = deque(maxlen=RECENT)  # waited, worked
         self._began = clock()
+        self._given = -1  # batches that the stream has given, from the beginning of the runs
 
     def run(self, finish: Callable[[Job], None]) -> None:
         """Train all jobs to their ends and call `finish` at each end; saves on the way.
 
-        A job that cannot go on gets its error, and the others go on. On Ctrl-C every job is saved
-        where it stands.
+        A job that cannot go on gets its error, and the others go on. On Ctrl-C, and when the data
+        or `finish` raise, every job is saved where it stands.
 
-        Raises TrainingError if the data end without notice.
+        Raises TrainingError if the data end without notice, and whatever the data raise.
         """
         with Interruption() as interruption:
-            while running := [job for job in self.jobs if job.running]:
-                position = min(job.state.step for job in running)
-                takers = [job for job in running if job.state.step == position]
-                self._step(takers, position)
-                for job in takers:
-                    if job.error is None and not job.running:
-                        finish(job)
+            while pending := [job for job in self.jobs if job.pending]:
+                position = min(job.state.step for job in pending)
+                here = [job for job in pending if job.state.step == position]
+                try:
+                    self._go_on(here, position, finish)
+                except Exception as error:
+                    self._rescue(error)
+                    raise
                 if interruption.asked:
                     self._save()
                     raise KeyboardInterrupt
 
+    def _go_on(self, here: list[Job], position: int, finish: Callable[[Job], None]) -> None:
+        """What is next for the jobs that have done `position` steps: their ends, or a batch."""
+        ended = [job for job in here if not job.running]
+        for job in ended:
+            finish(job)
+            job.finished = True
+            self._tell(job)
+        if not ended:
+            self._step(here, position)
+
     def _step(self, takers: list[Job], position: int) -> None:
         """The next batch, for every job that has done `position` steps."""
-        asked = self._clock()
+        asked, self._given = self._clock(), position
         try:
             x = next(self.stream)
         except StopIteration:
-            self._save()
             raise TrainingError(
                 "the data ended before the run",
                 got=f"{takers[0].state.n_tokens} tokens",
                 expected=f"{takers[0].goal}",
                 hint="Ask for no more tokens than there are.",
             ) from None
-        came = self._clock()
+        came, self._given = self._clock(), position + 1
         if (position + 1) % EVENT_STEPS == 0:
             self._mixing.see(x)
-        for job in takers:
-            self._give(job, x)
+        troubles = []
+        for job in takers:  # all of them: one that was left out could not be saved with the others
+            try:
+                self._give(job, x)
+            except Exception as error:
+                troubles.append(error)
         self._steps.append((came - asked, self._clock() - came))
+        if troubles:
+            raise troubles[0]
 
     def _give(self, job: Job, x: Tensor) -> None:
         """One batch for one job, with what belongs to it; its troubles are its own."""
@@ -118,12 +135,11 @@ class Pass:
 
     def _tell(self, job: Job) -> None:
         notes = job.log.drain()
-        if self._progress is None:
+        if self._progress is None or job.last is None:
             for note in notes:
                 _LOG.warning("%s: %s", job.name, note)
             return
         look, spent = job.last, max(self._clock() - self._began, 1e-9)
-        assert look is not None
         self._progress(
             Progress(
                 look.n_tokens, job.goal, look.loss, look.fvu, look.l0, look.dead_fraction,
@@ -132,9 +148,37 @@ class Pass:
         )  # fmt: skip
 
     def _save(self) -> None:
+        for job in self._here():
+            try:
+                job.checkpoint(self.stream.state_dict())
+            except TrainingError as error:
+                job.error = error
+
+    def _here(self) -> list[Job]:
+        """The jobs that go with the place of the stream; others are as they were saved."""
+        return [
+            job for job in self.jobs
+            if job.pending and job.session_tokens and job.state.step == self._given
+        ]  # fmt: skip
+
+    def _rescue(self, error: Exception) -> None:
+        """Save every job where it stands, and say in `error` and in the logs where that is."""
+        for job in self._here():
+            try:
+                job.checkpoint(self.stream.state_dict())
+            except Exception as trouble:  # what went wrong first is what is raised
+                _LOG.warning("%s could not be saved: %s", job.name, trouble)
+        why, kept = str(error) or type(error).__name__, []
         for job in self.jobs:
-            if job.running:
-                try:
-                    job.checkpoint(self.stream.state_dict())
-                except TrainingError as error:
-                    job.error = error
+            if job.pending and job.folder is not None:
+                job.log_stop(why)
+                kept.append(job.folder.last_checkpoint())
+        found = [str(path) for path in kept if path is not None]
+        if not found:
+            return
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        told = f"What was trained is kept in {found[0]}{more}; resume goes on from there."
+        if isinstance(error, MonoscopeError):
+            error.args = (f"{error}{'' if str(error).endswith('.') else '.'} {told}",)
+        else:
+            error.add_note(told)

@@ -24,7 +24,13 @@ _TILE_ROWS = 65_536  # converted at a time to be looked at
 
 @runtime_checkable
 class Stream(Protocol):
-    """Endless batches [batch_size, D] float32 whose position can be saved and restored."""
+    """Endless batches [batch_size, D] float32 whose position can be saved and restored.
+
+    A batch that raises leaves the position as it was before.  A stream may further have n_rows,
+    rows of a pass over data that have an end; origin, what to call a wait for it; provenance();
+    and identity() -> dict, what its rows are, name by name, so that a run is never resumed on
+    others: "kind" says what the data are, the other names depend on it.
+    """
 
     def __iter__(self) -> Iterator[Tensor]: ...
     def __next__(self) -> Tensor: ...
@@ -68,6 +74,11 @@ class TensorStream:
             self._order = self._permutation()
             rows = torch.cat([rows, self._order[: self.cursor]])
         return self.x[rows].float()
+
+    def identity(self) -> dict[str, Any]:
+        """How many rows there are, and a checksum of some of them; JSON-able."""
+        walk = self._walk()
+        return {"kind": "tensor", "n_rows": walk["n_rows"], "sample": walk["sample"]}
 
     def state_dict(self) -> dict[str, Any]:
         return self._walk() | {"epoch": self.epoch, "cursor": self.cursor}
@@ -154,6 +165,10 @@ class IteratorStream:
         self._read += x.shape[0]
         return x.detach().to(self._like.device, torch.float32)
 
+    def identity(self) -> dict[str, Any]:
+        """That it is an iterator; what its rows are is known once they have come."""
+        return {"kind": "iterator"}
+
     def state_dict(self) -> dict[str, Any]:
         return {"given": self._given, "crc": self._crc}
 
@@ -212,9 +227,10 @@ def peek(stream: Stream, n_batches: int) -> list[Tensor]:
             )
         return batches
     state = stream.state_dict()
-    batches = list(islice(stream, n_batches))
-    stream.load_state_dict(state)
-    return batches
+    try:
+        return list(islice(stream, n_batches))
+    finally:
+        stream.load_state_dict(state)
 
 
 def require_activations(x: Tensor) -> None:

@@ -122,6 +122,26 @@ def test_an_error_of_the_model_reaches_who_waits_for_it() -> None:
         list(islice(stream, 100))
 
 
+def test_an_error_in_the_middle_of_a_batch_leaves_the_place_as_it_was() -> None:
+    lm, failed = FakeLM(), 0
+    stream, whole = live(make_corpus(60), lm).stream(7, seed=0), live(make_corpus(60)).stream(7, 0)
+    for _ in range(100):
+        before = stream.state_dict()
+        if stream._ahead is not None:
+            stream._ahead._thread.join()
+        lm.fail_after = 0
+        try:
+            x = next(stream)
+        except ConnectionError:
+            failed += 1
+            assert stream.state_dict() == before
+            lm.fail_after = None
+            x = next(stream)
+        assert torch.equal(x, next(whole))
+    assert failed > 2
+    stream.close(), whole.close()
+
+
 def test_close_ends_the_thread() -> None:
     stream = live(make_corpus(60)).stream(4, seed=0)
     next(stream)

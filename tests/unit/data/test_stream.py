@@ -24,13 +24,14 @@ class Rows:
     dtype: torch.dtype = torch.float32
     d_in: int = D
     reads: int = 0
+    hashes: str = "abcdef"
 
     def shards(self, split):
         assert split == "train"
         return [
             ShardInfo(
-                file=f"{i}", docs_file="", split=split, n_tokens=n, n_docs=1, bytes=0, sha256="",
-                docs_bytes=0, docs_sha256="",
+                file=f"{i}", docs_file="", split=split, n_tokens=n, n_docs=1, bytes=0,
+                sha256=self.hashes[i % 6], docs_bytes=0, docs_sha256="",
             )
             for i, n in enumerate(self.sizes)
         ]  # fmt: skip
@@ -101,7 +102,6 @@ def test_resuming_anywhere_continues_bit_for_bit(window_rows, before):
     whole = Stream(source, 5, 2, max_bytes=memory)
     take(whole, before)
     state = json.loads(json.dumps(whole.state_dict()))
-    assert all(isinstance(value, int) for value in state.values())
     resumed = Stream(source, 5, 2, max_bytes=memory)
     take(resumed, 3)  # a stream that is already under way can be sent elsewhere too
     resumed.load_state_dict(state)
@@ -120,6 +120,46 @@ def test_a_state_of_another_walk_is_refused():
         Stream(source, 5, 2, max_bytes=10).load_state_dict(state)
     with pytest.raises(MismatchError, match="n_rows"):
         Stream(Rows((40,)), 5, 2).load_state_dict(state)
+
+
+def test_other_rows_are_refused_by_name_and_untold_ones_believed():
+    source, about = Rows(SIZES), {"weights": "w0", "site": "resid_post.3"}
+    state = json.loads(json.dumps(Stream(source, 5, 2, about=about).state_dict()))
+    Stream(source, 5, 2, about=about).load_state_dict(state)
+    for name in about:
+        other = Stream(source, 5, 2, about={**about, name: "other"})
+        with pytest.raises(MismatchError, match=f"another {name}: got other"):
+            other.load_state_dict(state)
+    shuffled = Rows(SIZES)
+    shuffled.hashes = "fedcba"
+    other = Stream(shuffled, 5, 2, about=about)
+    with pytest.raises(MismatchError, match="another shards"):
+        other.load_state_dict(state)
+    assert Stream(source, 9, 7).identity() == Stream(source, 5, 2, max_bytes=9).identity()
+    old = {name: state[name] for name in state if name not in other.identity()}
+    other.load_state_dict(old)
+    with pytest.raises(MismatchError, match="seed"):
+        Stream(source, 5, 3, about=about).load_state_dict(old)
+
+
+def test_a_shard_that_cannot_be_read_leaves_the_place_as_it_was(monkeypatch):
+    source = Rows(SIZES)
+    memory = 14 * source.row_bytes
+    stream, whole = Stream(source, 5, 2, max_bytes=memory), Stream(source, 5, 2, max_bytes=memory)
+    read, failed = source.read, 0
+    for _ in range(30):
+        before = stream.state_dict()
+        with monkeypatch.context() as patch:
+            patch.setattr(source, "read", lambda shard: (_ for _ in ()).throw(DataError("damaged")))
+            try:
+                x = next(stream)
+            except DataError:
+                failed += 1
+                assert stream.state_dict() == before
+                patch.setattr(source, "read", read)
+                x = next(stream)
+        assert torch.equal(x, next(whole))
+    assert failed > 5
 
 
 def test_windows_stay_within_the_memory_limit():

@@ -12,11 +12,13 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from monoscope.artifact import load_sae
+from monoscope.cli import app
 from monoscope.data.harvest import collect
 from monoscope.data.store import ActivationStore
-from monoscope.errors import ConfigError, OutputError
+from monoscope.errors import ConfigError, MismatchError, OutputError
 from monoscope.evals import evaluate
 from monoscope.sweep import sweep
 from monoscope.train import grid, train
@@ -44,7 +46,65 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
     return collect(FakeLM(), make_corpus(40), "resid_post.0", 500, out, context_length=16)
 
 
-def test_a_grid_becomes_a_table_a_page_and_a_law(store: ActivationStore, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
+    """Another layer of the same model."""
+    out = tmp_path_factory.mktemp("other")
+    return collect(FakeLM(), make_corpus(40), "resid_post.1", 500, out, context_length=16)
+
+
+def test_a_larger_sweep_on_another_store_trains_nothing(
+    store: ActivationStore, other: ActivationStore, tmp_path: Path
+) -> None:
+    small = {**GRID, "d_sae": [8], "n_tokens": [4 * BATCH]}
+    sweep(store, out=tmp_path, **small)
+    with pytest.raises(MismatchError, match=r"on other data \(another site"):
+        sweep(other, out=tmp_path, resume=True, **{**small, "d_sae": [16, 8]})
+    left = {path.name for path in (tmp_path / "saes").glob("*/*")}
+    assert not [name for name in left if name.startswith("checkpoint")]
+    assert len(list((tmp_path / "saes").glob("*/sae.json"))) == 2
+
+
+def test_a_grid_that_cannot_be_trained_writes_nothing(
+    store: ActivationStore, tmp_path: Path
+) -> None:
+    """The last of its SAEs has fewer latents than k."""
+    out = tmp_path / "sweep"
+    with pytest.raises(ConfigError, match="k"):
+        sweep(store, out=out, **{**GRID, "k": [1, 99]})
+    assert not out.exists()
+
+
+def test_the_command_needs_no_folder(
+    store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["sweep", str(store.path), "--d-sae", "8,16", "--k", "2", "--json"]
+    done = CliRunner().invoke(app, [*command, "--tokens", "64", "--batch-size", "16"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["out"] == "runs/sweep"
+    assert len(list(Path("runs/sweep/saes").glob("*/sae.json"))) == 2
+
+
+def test_the_table_says_whether_the_target_was_reached(
+    store: ActivationStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A target of all latents but a few is out of reach in four steps."""
+    with caplog.at_level("WARNING"):
+        made = sweep(
+            store, out=tmp_path, d_sae=16, k=15, recipe=["topk", "templeton"],
+            n_tokens=4 * BATCH, batch_size=BATCH,
+        )  # fmt: skip
+    table = pq.read_table(tmp_path / "sweep.parquet").to_pylist()
+    assert [row["target_reached"] for row in table] == [None, False]
+    assert [row["target_reached"] for row in made.rows] == [None, False]
+    assert "target_l0 15 was not reached" in caplog.text
+    assert "<td>no</td>" in (tmp_path / "sweep.html").read_text()
+
+
+def test_a_grid_becomes_a_table_a_page_and_a_law(
+    store: ActivationStore, other: ActivationStore, tmp_path: Path
+) -> None:
     made = sweep(store, out=tmp_path, budget=1e6, **GRID)
     assert len(made.rows) == 8 and {row["status"] for row in made.rows} == {"finished"}
     for reader, name in ((pq.read_table, "sweep.parquet"), (pacsv.read_csv, "sweep.csv")):
@@ -77,8 +137,14 @@ def test_a_grid_becomes_a_table_a_page_and_a_law(store: ActivationStore, tmp_pat
 
     files = sorted((tmp_path / "saes").glob("*/sae.safetensors"))
     before = {path: path.stat().st_mtime_ns for path in files}
-    with pytest.raises(OutputError, match="already holds a run"):
+    note = (tmp_path / "sweep.json").read_bytes()
+    with pytest.raises(OutputError, match=r"already holds a sweep.*--resume"):
         sweep(store, out=tmp_path, **GRID)
+    with pytest.raises(MismatchError, match="on other data"):
+        sweep(other, out=tmp_path, resume=True, **GRID)
+    with pytest.raises(ConfigError, match="k"):
+        sweep(store, out=tmp_path, resume=True, **{**GRID, "k": [1, 9]})
+    assert (tmp_path / "sweep.json").read_bytes() == note
     larger = sweep(store, out=tmp_path, resume=True, **{**GRID, "k": [1, 2, 3]})
     assert len(larger.rows) == 12
     assert {path: path.stat().st_mtime_ns for path in files} == before, "finished ones are kept"
