@@ -72,8 +72,7 @@ def _store(folder: Folder) -> dict[str, Any]:
     manifest = read_manifest(folder)
     assert manifest is not None  # its file was seen
     counts = {split: manifest.n_tokens(split) for split in ("train", "held_out")}
-    size = sum(shard.bytes + shard.docs_bytes for shard in manifest.shards)
-    told = {"n_tokens": counts, "bytes": size, "n_shards": len(manifest.shards)}
+    told = {"n_tokens": counts, "bytes": manifest.n_bytes(), "n_shards": len(manifest.shards)}
     return manifest.model_dump(mode="json", exclude={"shards", "train_moments"}) | told
 
 

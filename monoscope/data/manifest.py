@@ -94,6 +94,10 @@ class Manifest(_Strict):
         """Stored documents of a split, or of both."""
         return sum(s.n_docs for s in self.shards if split in (None, s.split))
 
+    def n_bytes(self) -> int:
+        """Bytes of all shards, activations and documents."""
+        return sum(s.bytes + s.docs_bytes for s in self.shards)
+
     @property
     def policy(self) -> MaskPolicy:
         """The mask policy as the object that applies it."""

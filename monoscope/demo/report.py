@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monoscope.features.feature import Example, Feature
-from monoscope.page import curve, document, histogram, text
+from monoscope.page import curve, document, histogram, table, text
 
 FIGURES = {
     "fvu": ("FVU", ".3f"),
@@ -131,9 +131,23 @@ def _steering(steer: Mapping[str, Any]) -> str:
     )
 
 
+def time_rows(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Stage, seconds of work on it, and what is to be said of them; then their sum."""
+    spent: Mapping[str, float | None] = summary["seconds"]
+    rows = [
+        (
+            name,
+            "–" if seconds is None else f"{seconds:.1f} s",
+            ("not timed; " if seconds is None else "") + "made by an earlier run"
+            if name in summary["reused"]
+            else "",
+        )
+        for name, seconds in spent.items()
+    ]
+    known = [seconds for seconds in spent.values() if seconds is not None]
+    missing = "" if len(known) == len(spent) else "without what was not timed"
+    return [*rows, ("in all", f"{sum(known):.1f} s", missing)]
+
+
 def _times(summary: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{text(name)}</td><td>{seconds:.1f} s</td></tr>"
-        for name, seconds in summary["seconds"].items()
-    )
-    return f'<table class="n">{rows}</table>'
+    return table(["stage", "wall time", ""], time_rows(summary))
