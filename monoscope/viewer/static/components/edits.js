@@ -13,7 +13,7 @@ export const OP_MEANS = {
 };
 export const UNIT_NAMES = { raw: "raw", max: "× max", norm: "× ‖x‖" };
 export const WHERE_NAMES = { all: "all tokens", prompt: "the prompt", generated: "what is generated", when: "when another fires" };
-const WRITTEN = /^(~?)(\d+)=(add|set|scale|ablate|cap)(?::([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(raw|max|norm)?)?(?:@(.+))?$/;
+const WRITTEN = /^(~?)(\d+)=(add|set|scale|ablate|cap)(?::([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(raw|max|norm)?)?(?:@(all|prompt|given|generated|when:\d{1,18}(?::(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+))?))?$/;
 
 /** @param {Op} op whether it has a strength in a unit */
 export const hasUnit = (op) => op === "add" || op === "set" || op === "cap";
@@ -23,6 +23,7 @@ export function parseEdit(text) {
   const found = WRITTEN.exec(text.trim());
   if (!found) return null;
   const [, off, latent, op, value, unit, where] = found;
+  if ((value === undefined) !== (op === "ablate") || (unit && op === "scale")) return null;
   return {
     latent: Number(latent), op: /** @type {Op} */ (op), value: value === undefined ? 0 : Number(value),
     unit: /** @type {Unit} */ (unit || "raw"), where: where || "all", off: off === "~",
@@ -37,6 +38,8 @@ export function written(edit) {
 
 /** Edits of an address, and back; those that are off are kept with a tilde. @param {string | undefined} text */
 export const parseEdits = (text) => /** @type {Edit[]} */ ((text || "").split(",").map(parseEdit).filter(Boolean));
+/** What stands among them and is none. @param {string | undefined} text */
+export const notEdits = (text) => text ? text.split(",").filter((part) => !parseEdit(part)) : [];
 /** @param {Edit[]} edits */
 export const writtenAll = (edits) => edits.map((edit) => (edit.off ? "~" : "") + written(edit)).join(",");
 

@@ -22,7 +22,7 @@ function last() {
  */
 export function labWith(latents, otherwise) {
   const { sweep, sw, sm, so, ...base } = last() || otherwise;
-  const edits = parseEdits(base.e);
+  const edits = parseEdits(base.e); // the Lab itself has said what of its address was none
   for (const latent of latents) {
     if (!edits.some((edit) => edit.latent === latent)) edits.push({ latent, op: "add", value: STRENGTH, unit: "norm", where: "all" });
   }

@@ -71,7 +71,7 @@ export function Page({ atlas }) {
         <details class="panel fold" open=${roomy}><summary><h2>Map</h2><span class="aside">decoder directions, near ones near</span></summary>
           <${MapView} order=${order} whole=${!q && !box} at=${over ?? at} box=${read === null ? box : ""} onBox=${(/** @type {string} */ b) => setQuery({ box: b }, { push: true })}
             onOpen=${(/** @type {number} */ i) => navigate(link(`/f/${i}`, list))} />
-          <p class="note row"><span>Hover names, click opens, drag selects.</span>
+          <p class="note row"><span>Hover names, click opens, drag selects; arrow keys too.</span>
             <button class="linky" onClick=${() => setQuery({ map: wide ? "" : "wide" })} aria-pressed=${wide}>${wide ? "smaller" : "larger"}</button></p>
         </details>
         <details class="panel fold" open=${roomy}><summary><h2>Narrow down</h2></summary>

@@ -4,9 +4,10 @@ import { Await, Copy, Empty, ErrorState, Panel } from "../components.js";
 import { whole } from "../format.js";
 import { html } from "../kit.js";
 import { link, useQuery } from "../router.js";
+import { Unread, numberOf, wordOf } from "../components/unread.js";
 import { asCommand, asPython } from "./compare/copies.js";
 import { Families } from "./compare/families.js";
-import { Summary } from "./compare/summary.js";
+import { KINDS, Summary } from "./compare/summary.js";
 
 export const title = "Compare";
 const THRESHOLD = 0.7;
@@ -23,29 +24,27 @@ function Chosen({ found }) {
   const other = found.atlases.find((/** @type {any} */ one) => one !== own && !one.trouble);
   const a = query.a || own?.id || "";
   const b = query.b || other?.id || "";
-  const threshold = bounded(query.t);
+  const bad = /** @type {import("../components/unread.js").Bad[]} */ ([]);
+  const threshold = numberOf(query, "t", THRESHOLD, { min: 0, max: 1, said: "a cosine, 0 to 1" }, bad);
+  const kind = wordOf(query, "kind", ["", ...KINDS.map(([name]) => name)], bad);
+  numberOf(query, "n", 0, { min: 0, whole: true, said: "how many families to show" }, bad);
   const asked = Boolean(a && b);
-  const view = { a, b, threshold, kind: query.kind || "", words: query.q || "", family: query.f || "" };
+  const view = { a, b, threshold, kind, words: query.q || "", family: query.f || "" };
   // The address as it is may leave a and b to what lies in the folder; what is shared names them.
   const address = () => new URL(link("/compare", { ...query, a, b, t: threshold }), location.href).href;
-  const result = useApi(asked ? "/compare" : null, { a, b, threshold, kind: query.kind, q: query.q, limit: 40 });
+  const result = useApi(asked ? "/compare" : null, { a, b, threshold, kind, q: query.q, limit: 40 });
   return html`
     <p class="sub">Latents of two autoencoders on one model, joined by the cosine of their decoder directions.</p>
+    <${Unread} bad=${bad} drop=${() => setQuery(Object.fromEntries(bad.map((one) => [one.key, ""])))} />
     <${Choice} found=${found} a=${a} b=${b} setQuery=${setQuery} />
     ${!asked ? html`<${Alone} found=${found} />`
       : result.error ? html`<${ErrorState} problem=${result.error.problem} retry=${result.reload} />`
       : html`<${Await} of=${result} lines=${12}>${(/** @type {any} */ data) => html`
-        <${Summary} data=${data} query=${query} threshold=${threshold} setQuery=${setQuery}>
+        <${Summary} data=${data} query=${{ ...query, kind }} threshold=${threshold} setQuery=${setQuery}>
           <div class="row share"><${Copy} label="Copy link" text=${address} title="An address that holds all of this" />
             <${Copy} label="Copy command" text=${() => asCommand(found.root, view)} title="The same in a terminal" />
             <${Copy} label="Copy Python" text=${() => asPython(found.root, view)} title="The same in Python" /></div><//>
-        <${Families} key=${`${a}|${b}`} first=${data} found=${found} a=${a} b=${b} threshold=${threshold} query=${query} setQuery=${setQuery} />`}<//>`}`;
-}
-
-/** @param {string | undefined} text */
-function bounded(text) {
-  const value = Number(text);
-  return text && value >= 0 && value <= 1 ? value : THRESHOLD;
+        <${Families} key=${`${a}|${b}`} first=${data} found=${found} a=${a} b=${b} threshold=${threshold} query=${{ ...query, kind }} setQuery=${setQuery} />`}<//>`}`;
 }
 
 /** @param {{found: any, a: string, b: string, setQuery: (patch: any, how?: any) => void}} props */

@@ -1,14 +1,16 @@
 /** One feature: what it is called and why, where it fires, what it writes, what is near it. */
 import { put, remove, useApi } from "../api.js";
 import { Await, Copy, toast } from "../components.js";
-import { python, shell, visible, whole } from "../format.js";
+import { visible, whole } from "../format.js";
 import { html } from "../kit.js";
 import { link, navigate, useQuery } from "../router.js";
 import { useKeys } from "../shell/keys.js";
+import { useModel } from "../shell/model.js";
 import { useSetting } from "../settings.js";
 import { orderOf } from "./atlas/passage.js";
 import { passageOf } from "./atlas/query.js";
 import { Activation, Basis, Logits, Metadata } from "./feature/aside.js";
+import { featureCommand, featurePython } from "./feature/copies.js";
 import { Kindred } from "./feature/kin.js";
 import { Nearby } from "./feature/nearby.js";
 import { Contexts } from "./feature/contexts.js";
@@ -46,7 +48,7 @@ export function Page({ params, query, atlas }) {
     <${Await} of=${feature} lines=${12}>${(/** @type {any} */ f) => html`
       <${LabelHead} key=${f.latent} feature=${f} onLabel=${(/** @type {any} */ label) => feature.set({ ...f, label })}>
         <${Bookmark} feature=${f} onLists=${(/** @type {string[]} */ lists) => feature.set({ ...f, lists })} />
-        <${Copies} latent=${f.latent} atlas=${atlas} />
+        <${Copies} latent=${f.latent} atlas=${atlas} query=${query} />
       <//>
       <div class="cols">
         <div><${Contexts} key=${f.latent} feature=${f} />
@@ -104,23 +106,17 @@ function Bookmark({ feature, onLists }) {
   return html`<button id="bookmark" class="btn small" aria-pressed=${on} onClick=${toggle} title="Keep it on the list bookmarks (b)">${on ? "★ bookmarked" : "☆ bookmark"}</button>`;
 }
 
-/** @param {any} props */
-function Copies({ latent, atlas }) {
+/**
+ * What names the model waits until it is known, as in components/share.js; where there is none, none is named.
+ * @param {{latent: number, atlas: any, query: Record<string, string>}} props
+ */
+function Copies({ latent, atlas, query }) {
+  const model = useModel();
   if (!atlas) return null;
-  const sae = atlas.sae_folder;
-  const steer = sae ? `monoscope steer ${shell(sae)} --prompt 'I think' --edit ${latent}=set:1max` : `monoscope features ${shell(atlas.folder)} --id ${latent}`;
-  const code = `import monoscope as ms
-
-atlas = ms.load_atlas(${python(atlas.folder)})
-feature = atlas.feature(${latent})
-print(feature.label, feature.density, feature.max)
-for example in feature.top[:5]:
-    print(f"{example.value:.1f}", example.text)
-${sae ? `
-sae = ms.load_sae(${python(sae)})
-lm = ms.load_lm(${python(atlas.model.model || "demo")})
-print(ms.generate(lm, "I think", edits=[ms.Set(sae, ${latent}, times_max=1)]).steered)
-` : ""}`;
+  const without = model?.state === "absent" || model?.state === "failed", ready = without || model?.state === "ready";
+  const loaded = () => without ? null : /** @type {any} */ (model);
+  const title = (/** @type {string} */ says) => ready ? says : "when the model is ready";
   return html`<${Copy} label="Copy link" text=${() => location.href} title="This page as it stands" />
-    <${Copy} label="as command" text=${steer} /><${Copy} label="as Python" text=${code} title="Load it, read it, steer with it" />`;
+    <${Copy} label="as command" disabled=${!ready} text=${() => featureCommand(latent, query, loaded(), atlas.folder)} title=${title(without ? "What the atlas knows of it" : "Steer with it, as the box beside does")} />
+    <${Copy} label="as Python" disabled=${!ready} text=${() => featurePython(latent, query, loaded(), atlas.folder)} title=${title("Load it, read it, steer with it")} />`;
 }

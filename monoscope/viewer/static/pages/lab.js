@@ -11,7 +11,8 @@ import { useKeys } from "../shell/keys.js";
 import { useModel } from "../shell/model.js";
 import { useSetting } from "../settings.js";
 import { Edits } from "./lab/edits.js";
-import { askable, asCommand, asPython, given, read, readSwept, writeTurns } from "./lab/state.js";
+import { Unread } from "../components/unread.js";
+import { askable, asCommand, asPython, given, mended, read, readSwept, writeTurns } from "./lab/state.js";
 import { Sweep } from "./lab/sweep.js";
 
 export const title = "Lab";
@@ -24,8 +25,9 @@ export function Page({ atlas }) {
   const lab = read(query);
   const { answers, run, stop } = useSteering();
   const latents = [...new Set(lab.edits.map((e) => e.latent))];
-  const { data: rows } = useApi(latents.length ? "/features/rows" : null, { ids: latents });
+  const { data: rows, error: unknown, loading } = useApi(latents.length ? "/features/rows" : null, { ids: latents });
   const facts = Object.fromEntries((/** @type {any[]} */ (rows) || []).map((row) => [row.latent, row]));
+  const lacking = unknown || (rows && !loading) ? latents.filter((latent) => !facts[latent]) : [];
   const ask = { ...given(lab), edits: forApi(lab.edits), max_new_tokens: lab.n, temperature: lab.temperature, top_p: lab.topP, seed: lab.seed };
   const key = JSON.stringify(ask);
   const able = model?.state === "ready" || model?.state === "loading";
@@ -51,7 +53,9 @@ export function Page({ atlas }) {
   const use = (/** @type {number} */ value) => setEdits(lab.edits.map((e) => e.latent === lab.sweep ? { ...e, op: "add", unit: "norm", value, where: "all", off: false } : e));
   const folder = atlas?.folder || "";
   return html`<h1>Lab</h1><p class="sub">Turn features of the running model and read both answers.</p>
-    <${Panel} title="Edits"><${Edits} edits=${lab.edits} facts=${facts} set=${setEdits} sweep=${(/** @type {number} */ latent) => setQuery({ sweep: latent, sw: "", so: "" })} /><//>
+    <${Unread} bad=${lab.bad} drop=${() => setQuery(mended(lab))} />
+    <${Panel} title="Edits">${lacking.length > 0 && html`<${ErrorState} problem=${{ detail: "no such latent", got: lacking.join(", "), expected: atlas ? `0 to ${atlas.n_features - 1}` : "a latent of this atlas" }} />`}
+      <${Edits} edits=${lab.edits} facts=${facts} lacking=${lacking} set=${setEdits} sweep=${(/** @type {number} */ latent) => setQuery({ sweep: latent, sw: "", so: "" })} /><//>
     <${Panel} title=${lab.chat ? "Chat" : "Prompt"} aside=${html`<span class="seg" role="group" aria-label="Mode">
         <button class="btn small" type="button" aria-pressed=${!lab.chat} onClick=${() => { stop(); setQuery({ m: "", run: "" }); }}>complete</button>
         <button class="btn small" type="button" aria-pressed=${lab.chat} onClick=${() => { stop(); setQuery({ m: "chat", run: "" }); }}>chat</button></span>`}>

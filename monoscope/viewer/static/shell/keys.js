@@ -5,7 +5,7 @@ import { html, useEffect, useRef } from "../kit.js";
 export const KEYS = [
   ["/", "search"], ["j  k", "down and up a list"], ["Enter", "open what is marked"],
   ["n  p", "next and previous feature"], ["e", "edit the label"], ["b", "bookmark"],
-  ["v", "values beside tokens"], ["r", "run or stop, in the Lab"], ["?", "this sheet"], ["Esc", "close, or leave a field"],
+  ["v", "values beside tokens"], ["r", "run or stop, in the Lab"], ["← ↑ → ↓", "on the map: the nearest that way; with Shift a box, Space selects it"], ["?", "this sheet"], ["Esc", "close, or leave a field"],
 ];
 
 /**
@@ -34,6 +34,19 @@ export function useKeys(actions) {
     addEventListener("keydown", pressed);
     return () => removeEventListener("keydown", pressed);
   }, []);
+}
+
+/**
+ * Move the focus along what the page lists, as j and k do; from elsewhere to its first.
+ * @param {string} selector of what can be focused, in the order of the page @param {number} by
+ */
+export function along(selector, by) {
+  const all = /** @type {HTMLElement[]} */ ([...document.querySelectorAll(selector)]);
+  const row = document.activeElement?.closest("li, tr");
+  const at = all.findIndex((one) => one === document.activeElement || (row && row === one.closest("li, tr")));
+  const next = all[Math.max(0, Math.min(all.length - 1, at + by))];
+  next?.focus({ preventScroll: true });
+  next?.scrollIntoView({ block: "nearest" });
 }
 
 /** @param {{close: () => void}} props */

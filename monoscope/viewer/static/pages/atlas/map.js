@@ -1,9 +1,11 @@
-/** The map: every latent as a point, near ones near; hovering names, clicking opens, brushing selects. */
+/** The map: every latent as a point, near ones near; hovering or arrow keys name, a click or Enter opens, brushing selects. */
 import { binary, get, post, useApi } from "../../api.js";
 import { ErrorState, Loading, useSize } from "../../components.js";
 import { html, useEffect, useMemo, useRef, useState } from "../../kit.js";
 import { LabelText } from "./table.js";
 
+const STEP = 0.05; // of the map's side, by which an arrow key with Shift moves a corner of the box
+const ARROWS = /** @type {Record<string, [number, number]>} */ ({ ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] });
 const CELLS = 128; // of the grid, along a side, by which the nearest point is found
 
 /**
@@ -36,6 +38,22 @@ function nearest(p, u, v, reach, among) {
         if (d < least) { least = d; best = i; }
       }
     }
+  }
+  return best;
+}
+
+/**
+ * The latent nearest to another among those that lie more its way than beside it; −1 for none.
+ * @param {Points} p @param {number} from @param {[number, number]} way @param {Uint8Array | null} among
+ */
+function beyond(p, from, [right, down], among) {
+  let best = -1, least = Infinity;
+  for (let i = 0; i < p.n; i++) {
+    if (among && !among[i]) continue;
+    const x = p.x[i] - p.x[from], y = p.y[i] - p.y[from], ahead = x * right + y * down;
+    if (ahead <= 0 || Math.abs(x * down + y * right) > ahead) continue;
+    const d = x * x + y * y;
+    if (d < least) { least = d; best = i; }
   }
   return best;
 }
@@ -99,7 +117,7 @@ function Plot({ p, order, whole, at, box, onBox, onOpen }) {
   const down = (/** @type {any} */ e) => { if (e.button === 0) { e.currentTarget.setPointerCapture(e.pointerId); const [u, v] = place(e); setDrag([u, v, u, v]); } };
   const moved = (/** @type {any} */ e) => {
     const [u, v] = place(e);
-    if (drag) { setDrag([drag[0], drag[1], u, v]); if (far(drag, u, v)) setOver(null); return; }
+    if (drag && e.buttons) { setDrag([drag[0], drag[1], u, v]); if (far(drag, u, v)) setOver(null); return; }
     const latent = nearest(p, u, v, 10 / Math.max(200, size.width), among) ;
     if (latent !== over?.latent) { setOver(latent < 0 ? null : { latent, u: p.x[latent] / 65535, v: p.y[latent] / 65535 }); }
   };
@@ -107,21 +125,38 @@ function Plot({ p, order, whole, at, box, onBox, onOpen }) {
     if (!drag) return;
     const [u, v] = place(e);
     setDrag(null);
-    if (far(drag, u, v)) { onBox([Math.min(drag[0], u), Math.min(drag[1], v), Math.max(drag[0], u), Math.max(drag[1], v)].map((c) => c.toFixed(3)).join(",")); return; }
+    if (far(drag, u, v)) { onBox(sorted([drag[0], drag[1], u, v]).map((c) => c.toFixed(3)).join(",")); return; }
     const latent = nearest(p, u, v, 12 / Math.max(200, size.width), among);
     if (latent >= 0) onOpen(latent); else if (box) onBox("");
   };
-  const shown = drag && far(drag, drag[2], drag[3]) ? [Math.min(drag[0], drag[2]), Math.min(drag[1], drag[3]), Math.max(drag[0], drag[2]), Math.max(drag[1], drag[3])] : box ? box.split(",").map(Number) : null;
+  const point = (/** @type {number} */ latent) => setOver(latent < 0 ? null : { latent, u: p.x[latent] / 65535, v: p.y[latent] / 65535 });
+  const begin = () => { if (!over) point(at !== null && at < p.n ? at : nearest(p, 0.5, 0.5, 1, among)); };
+  const select = () => { if (drag) { onBox(sorted(drag).map((c) => c.toFixed(3)).join(",")); setDrag(null); } };
+  const pressed = (/** @type {KeyboardEvent} */ e) => {
+    if (e.ctrlKey || e.altKey || e.metaKey) return;
+    const way = ARROWS[e.key];
+    if (way && e.shiftKey) { const d = drag || (over && [over.u, over.v, over.u, over.v]); if (d) setDrag([d[0], d[1], clamp(d[2] + STEP * way[0]), clamp(d[3] + STEP * way[1])]); }
+    else if (way) { if (!over) begin(); else { const next = beyond(p, over.latent, way, among); if (next >= 0) point(next); } setDrag(null); }
+    else if (e.key === "Enter" && !drag && over) onOpen(over.latent);
+    else if ((e.key === " " || e.key === "Enter") && drag) select();
+    else if (e.key === "Escape" && (drag || box)) { if (drag) setDrag(null); else onBox(""); }
+    else return;
+    e.preventDefault();
+  };
+  const shown = drag && far(drag, drag[2], drag[3]) ? sorted(drag) : box ? box.split(",").map(Number) : null;
   const ring = over ? over.latent : at;
-  return html`<div class="map-box" ref=${ref} role="img" aria-label="Map of decoder directions, ${among ? order.length : p.n} features drawn strongly. The table lists the same features."
+  return html`<div class="map-box" ref=${ref} role="application" tabindex="0" aria-roledescription="map" aria-label="Map of decoder directions, ${among ? order.length : p.n} features drawn strongly. Arrow keys go to the nearest that way, Enter opens it; Shift and arrow keys draw a box, Space selects it, Escape drops it. The table lists the same features."
+      onKeyDown=${pressed} onFocus=${(/** @type {FocusEvent} */ e) => { if (/** @type {Element} */ (e.currentTarget).matches(":focus-visible")) begin(); }} onBlur=${() => { setOver(null); setDrag(null); }}
       onPointerDown=${down} onPointerMove=${moved} onPointerUp=${up} onPointerCancel=${() => setDrag(null)} onPointerLeave=${() => !drag && setOver(null)}>
     <canvas ref=${canvas} aria-hidden="true"></canvas>
     ${ring !== null && ring >= 0 && ring < p.n && html`<i class="map-ring" style=${at_(p.x[ring] / 65535, p.y[ring] / 65535)}></i>`}
     ${shown && html`<i class="map-brush" style=${{ left: pc(shown[0]), top: pc(shown[1]), width: pc(shown[2] - shown[0]), height: pc(shown[3] - shown[1]) }}></i>`}
-    ${over && !drag && html`<div class="map-tip ${over.u > 0.5 ? "left" : ""} ${over.v > 0.8 ? "above" : ""}" style=${at_(over.u, over.v)}><b class="num">${over.latent}</b> ${named && named.latent === over.latent ? html`<${LabelText} row=${named} />` : "…"}</div>`}
+    ${over && !drag && html`<div role="status" class="map-tip ${over.u > 0.5 ? "left" : ""} ${over.v > 0.8 ? "above" : ""}" style=${at_(over.u, over.v)}><b class="num">${over.latent}</b> ${named && named.latent === over.latent ? html`<${LabelText} row=${named} />` : "…"}</div>`}
   </div>`;
 }
 
+/** Two corners as left, top, right, bottom. @param {number[]} d */
+const sorted = ([a, b, c, d]) => [Math.min(a, c), Math.min(b, d), Math.max(a, c), Math.max(b, d)];
 const clamp = (/** @type {number} */ v) => Math.min(1, Math.max(0, v));
 const pc = (/** @type {number} */ v) => `${(100 * v).toFixed(2)}%`;
 const at_ = (/** @type {number} */ u, /** @type {number} */ v) => ({ left: pc(u), top: pc(v) });

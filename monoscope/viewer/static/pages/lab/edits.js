@@ -8,20 +8,20 @@ import { link } from "../../router.js";
 
 /** @typedef {import("../../components/edits.js").Edit} Edit */
 
-/** @param {{edits: Edit[], facts: Record<number, any>, set: (edits: Edit[]) => void, sweep: (latent: number) => void}} props */
-export function Edits({ edits, facts, set, sweep }) {
+/** @param {{edits: Edit[], facts: Record<number, any>, lacking: number[], set: (edits: Edit[]) => void, sweep: (latent: number) => void}} props */
+export function Edits({ edits, facts, lacking, set, sweep }) {
   const change = (/** @type {number} */ i, /** @type {Partial<Edit>} */ patch) => set(edits.map((e, j) => j === i ? { ...e, ...patch } : e));
   const add = (/** @type {any} */ row) => set([...edits, { latent: row.latent, op: "add", value: 0.4, unit: "norm", where: "all" }]);
   return html`<ul class="edits" aria-label="Edits">
-      ${edits.map((edit, i) => html`<${EditRow} key=${`${i}-${edit.latent}`} edit=${edit} fact=${facts[edit.latent]} sweep=${sweep}
+      ${edits.map((edit, i) => html`<${EditRow} key=${`${i}-${edit.latent}`} edit=${edit} fact=${facts[edit.latent]} lacks=${lacking.includes(edit.latent)} sweep=${sweep}
         change=${(/** @type {Partial<Edit>} */ patch) => change(i, patch)} remove=${() => set(edits.filter((_, j) => j !== i))} />`)}
     </ul>
     <div class="row adding"><${PickFeature} label="Add a feature to edit" placeholder="add a feature: number or words" pick=${add} />
       ${!edits.length && html`<span class="dim">Without edits both answers are the same.</span>`}</div>`;
 }
 
-/** @param {{edit: Edit, fact: any, change: (patch: Partial<Edit>) => void, remove: () => void, sweep: (latent: number) => void}} props */
-function EditRow({ edit, fact, change, remove, sweep }) {
+/** @param {{edit: Edit, fact: any, lacks: boolean, change: (patch: Partial<Edit>) => void, remove: () => void, sweep: (latent: number) => void}} props */
+function EditRow({ edit, fact, lacks, change, remove, sweep }) {
   const max = fact?.max || 0;
   const [draft, setDraft] = useState(edit.value);
   useEffect(() => setDraft(edit.value), [edit.value]);
@@ -34,7 +34,7 @@ function EditRow({ edit, fact, change, remove, sweep }) {
     <label class="onoff" title=${edit.off ? "off: click to apply" : "applied: click to leave out"}>
       <input type="checkbox" checked=${!edit.off} aria-label="Apply ${name}" onChange=${() => change({ off: !edit.off })} /></label>
     <span class="who"><a class="num" href=${link(`/f/${edit.latent}`)}>${edit.latent}</a>
-      <span class="named" title=${fact?.label || ""}>${fact ? html`<${LabelWords} text=${fact.label || "no label"} />` : "…"}</span></span>
+      <span class="named" title=${fact?.label || ""}>${fact ? html`<${LabelWords} text=${fact.label || "no label"} />` : lacks ? html`<b class="down">no such latent</b>` : "…"}</span></span>
     <select class="text" aria-label="What to do with ${name}" title=${OP_MEANS[edit.op]} value=${edit.op} onChange=${(/** @type {any} */ e) => setOp(e.target.value)}>
       ${OPS.map((op) => html`<option key=${op} value=${op}>${op}</option>`)}</select>
     ${edit.op === "ablate" ? html`<span class="reach dim">${OP_MEANS.ablate}</span>` : html`<span class="reach">

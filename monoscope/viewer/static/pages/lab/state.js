@@ -1,11 +1,13 @@
 /** The lab's state: what its address holds, what it asks of the API, and how it is said in a shell and in Python. */
-import { hasUnit, parseEdits, written } from "../../components/edits.js";
+import { hasUnit, notEdits, parseEdits, written, writtenAll } from "../../components/edits.js";
+import { numberOf, wordOf } from "../../components/unread.js";
 import { flag, python, shell } from "../../format.js";
 
 /**
  * @typedef {import("../../components/edits.js").Edit} Edit
  * @typedef {{role: "user" | "assistant" | "system", content: string}} Turn
- * @typedef {{chat: boolean, prompt: string, turns: Turn[], edits: Edit[], n: number, temperature: number, topP: number, seed: number, going: boolean, sweep: number | null}} Lab
+ * @typedef {{chat: boolean, prompt: string, turns: Turn[], edits: Edit[], n: number, temperature: number, topP: number, seed: number, going: boolean, sweep: number | null,
+ *   bad: import("../../components/unread.js").Bad[]}} Lab bad: parts of the address that cannot be read; nothing is asked while there are any
  * @typedef {"score" | "effect" | "fluency"} Measure
  * @typedef {{words: string[], measure: Measure, open: number | null}} Swept what is counted (none: what the feature promises), drawn, and the strength read
  * @typedef {import("../../components/share.js").Loaded} Loaded
@@ -16,38 +18,46 @@ const ROLES = /** @type {const} */ ({ u: "user", a: "assistant", s: "system" });
 
 /** @param {Record<string, string>} query @returns {Lab} */
 export function read(query) {
-  return {
-    chat: query.m === "chat", prompt: query.p ?? PROMPT, turns: readTurns(query.c), edits: parseEdits(query.e),
-    n: number(query.n, 60), temperature: number(query.t, 0), topP: number(query.tp, 1), seed: number(query.s, 0),
-    going: query.run === "1", sweep: /^\d+$/.test(query.sweep || "") ? Number(query.sweep) : null,
+  /** @type {import("../../components/unread.js").Bad[]} */
+  const bad = notEdits(query.e).map((got) => ({ key: "e, an edit", got, expected: "latent=op:value, as in 123=add:0.4norm@generated" }));
+  const lab = {
+    chat: wordOf(query, "m", ["", "chat"], bad) === "chat", prompt: query.p ?? PROMPT, turns: readTurns(query.c, bad), edits: parseEdits(query.e),
+    n: numberOf(query, "n", 60, { min: 1, max: 4096, whole: true, said: "tokens, 1 to 4096" }, bad),
+    temperature: numberOf(query, "t", 0, { min: 0, max: 10, said: "a temperature, 0 to 10" }, bad),
+    topP: numberOf(query, "tp", 1, { min: 0, max: 1, above: true, said: "a top p above 0, up to 1" }, bad),
+    seed: numberOf(query, "s", 0, { min: 0, whole: true, said: "a seed, a whole number from 0" }, bad),
+    sweep: query.sweep === undefined ? null : numberOf(query, "sweep", -1, { min: 0, whole: true, said: "a latent's number" }, bad),
   };
+  readSwept(query, bad);
+  return { ...lab, sweep: lab.sweep === -1 ? null : lab.sweep, bad, going: query.run === "1" && !bad.length };
 }
 
-/** What the address holds of a sweep. @param {Record<string, string>} query @returns {Swept} */
-export function readSwept(query) {
-  const open = number(query.so, NaN);
-  return {
-    words: wordsOf(query.sw), open: open > 0 ? open : null,
-    measure: query.sm === "effect" || query.sm === "fluency" ? query.sm : "score",
-  };
+/** An address without what could not be read. @param {Lab} lab @returns {Record<string, any>} a patch of it */
+export function mended(lab) {
+  const keys = lab.bad.map((one) => one.key.split(",")[0]);
+  return Object.fromEntries(keys.map((key) => [key, key === "e" ? writtenAll(lab.edits) : key === "c" ? writeTurns(lab.turns) : ""]));
+}
+
+/** What the address holds of a sweep. @param {Record<string, string>} query @param {import("../../components/unread.js").Bad[]} [bad] @returns {Swept} */
+export function readSwept(query, bad = []) {
+  const open = numberOf(query, "so", 0, { min: 0, above: true, said: "a strength above 0" }, bad);
+  const measure = wordOf(query, "sm", ["score", "effect", "fluency"], bad);
+  return { words: wordsOf(query.sw), open: open > 0 ? open : null, measure: /** @type {Measure} */ (measure) };
 }
 
 /** @param {string | undefined} text */
 export const wordsOf = (text) => (text || "").split(",").map((word) => word.trim()).filter(Boolean);
 
-/** @param {string | undefined} text @param {number} otherwise */
-function number(text, otherwise) {
-  const value = text === undefined ? NaN : Number(text);
-  return Number.isFinite(value) ? value : otherwise;
-}
-
-/** @param {string | undefined} text @returns {Turn[]} */
-function readTurns(text) {
-  try {
-    const turns = JSON.parse(text || "[]");
-    return turns.filter((/** @type {any} */ t) => ROLES[/** @type {"u"} */ (t[0])] && typeof t[1] === "string")
-      .map((/** @type {["u", string]} */ t) => ({ role: ROLES[t[0]], content: t[1] }));
-  } catch { return []; }
+/** @param {string | undefined} text @param {import("../../components/unread.js").Bad[]} bad @returns {Turn[]} */
+function readTurns(text, bad) {
+  if (!text) return [];
+  const note = (/** @type {string} */ got) => bad.push({ key: "c, a chat", got, expected: 'turns as JSON, as in [["u","Hello"],["a","Hi!"]]' });
+  let turns;
+  try { turns = JSON.parse(text); } catch { note(text); return []; }
+  if (!Array.isArray(turns)) { note(text); return []; }
+  const whole = turns.filter((turn) => Array.isArray(turn) && Object.hasOwn(ROLES, turn[0]) && typeof turn[1] === "string");
+  for (const turn of turns) if (!whole.includes(turn)) note(JSON.stringify(turn));
+  return whole.map((/** @type {["u", string]} */ turn) => ({ role: ROLES[turn[0]], content: turn[1] }));
 }
 
 /** @param {Turn[]} turns */

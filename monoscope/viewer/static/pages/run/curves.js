@@ -17,14 +17,15 @@ const SYNC = "monoscope-runs";
 /** @param {{runs: {id: string}[], curves: Record<string, any>, log: boolean, setLog: (on: boolean) => void}} props */
 export function Curves({ runs, curves, log, setLog }) {
   const drawn = runs.filter((run) => curves[run.id]?.columns.n_tokens?.length);
+  const waiting = !drawn.length && runs.some((run) => !curves[run.id]);
   const troubles = runs.filter((run) => curves[run.id]?.error);
   const aside = html`<button class="btn small" aria-pressed=${log} onClick=${() => setLog(!log)} title="Tokens, FVU and loss on logarithmic scales">log scale</button>`;
   return html`<${Panel} title="Training curves" class="wide curves" aside=${aside}>
     ${troubles.map((run) => html`<p class="warn">${nameOf(run.id)}: ${curves[run.id].error}</p>`)}
     ${!runs.length ? html`<${Empty} title="No run is drawn">Tick a run above to draw its curves.<//>`
-      : !drawn.length ? html`<${Empty} title="No events yet">The curves begin with a run's first events.<//>`
-      : html`<ul class="legend">${drawn.map((run) => html`<li key=${run.id}><${Swatch} place=${runs.indexOf(run)} />${nameOf(run.id)}</li>`)}</ul>
-        <div class="charts">${CHARTS.map((chart) => html`<${Chart} key=${chart.name} ...${chart} log=${log} steep=${chart.name === "fvu" || chart.name === "loss"}
+      : !drawn.length && !waiting ? html`<${Empty} title="No events yet">The curves begin with a run's first events.<//>`
+      : html`<ul class="legend">${runs.filter((run) => !curves[run.id] || drawn.includes(run)).map((run) => html`<li key=${run.id}><${Swatch} place=${runs.indexOf(run)} />${nameOf(run.id)}</li>`)}</ul>
+        <div class="charts" aria-busy=${waiting}>${CHARTS.map((chart) => waiting ? html`<figure key=${`wait${chart.name}`} class="chart"><figcaption><h3>${chart.title}</h3></figcaption><div class="plot"></div></figure>` : html`<${Chart} key=${chart.name} ...${chart} log=${log} steep=${chart.name === "fvu" || chart.name === "loss"}
           lines=${drawn.map((run) => ({ id: run.id, place: runs.indexOf(run), x: curves[run.id].columns.n_tokens, y: curves[run.id].columns[chart.name] }))} />`)}</div>`}
   <//>`;
 }
