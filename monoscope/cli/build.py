@@ -159,7 +159,10 @@ def train(
     device: opt.Device = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Train an SAE on a store, or straight from a model that reads a corpus."""
+    """Train an SAE on a store, or straight from a model that reads a corpus.
+
+    Straight from a model, of each document its first 1,024 tokens are read.
+    """
     further = opt.parse_settings(settings or [])
     opt.check_one_source(store, model, corpus, site)
     from monoscope.train import train as fit
