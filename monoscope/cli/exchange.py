@@ -94,8 +94,8 @@ def export(
 def _page(atlas: str, out: str, n_features: int | None, as_json: bool) -> None:
     from monoscope.viewer.export import export_html
 
-    with quiet_stdout(as_json):
-        told = export_html(atlas, out, n_features=n_features)
+    with quiet_stdout(as_json), Bar("export", "features and documents") as bar:
+        told = export_html(atlas, out, n_features=n_features, progress=bar.at)
     (print_json if as_json else print_table)(told)
 
 

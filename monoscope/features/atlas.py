@@ -23,8 +23,11 @@ from monoscope.features.feature import Example, Feature, Neighbour, Row
 
 Rows = list[Row]  # named here, because within the class `list` is a method
 Examples = list[Example]
+Neighbours = list[Neighbour]
+Features = list[Feature]
 _TIERS = {3: "label", 2: "token", 1: "logit"}
 _SHOWN_TOKENS = 5
+_BESIDE = ("ngrams", "rules", "similarity", "outputs", "judgements")  # a latent's row each
 
 
 def load_atlas(folder: str | os.PathLike[str]) -> Atlas:
@@ -81,30 +84,53 @@ class Atlas:
 
         Raises LatentError, naming the range, for a latent that the SAE lacks.
         """
-        latent = self.require(latent)
+        return self.features([latent])[0]
+
+    def features(self, latents: Sequence[int]) -> Features:
+        """All that is known of each of these latents, in their order, in one reading of the files.
+
+        Raises LatentError, naming the range, for a latent that the SAE lacks.
+        """
+        latents = [self.require(latent) for latent in latents]
+        ids = ", ".join(map(str, sorted(set(latents)))) or "NULL"
         human = self._human()
-        row = self._ask(queries.FEATURE, {"latent": latent, **human})[0]
+        rows = {row["latent"]: row for row in self._ask(queries.FEATURES.format(ids=ids), human)}
+        beside = {name: side.read_rows(self, name, latents) for name in _BESIDE}
+        examples = self._examples(ids)
+        near: dict[int, list[Neighbour]] = {}
+        for pair in self._ask(queries.NEIGHBOURS.format(ids=ids), human):
+            near.setdefault(pair.pop("latent"), []).append(Neighbour(**pair))
+        return [
+            self._feature(
+                rows[i], {name: beside[name].get(i) for name in _BESIDE},
+                examples.get(i, []), near.get(i, []),
+            )
+            for i in latents
+        ]  # fmt: skip
+
+    def _feature(
+        self, row: dict[str, Any], beside: dict[str, Any], examples: Examples, near: Neighbours
+    ) -> Feature:
+        latent = row["latent"]
         told = explained.explanation(self.folder, self.manifest["build"], latent)
-        gram, rule = side.read_row(self, "ngrams", latent), side.read_row(self, "rules", latent)
+        gram, rule = beside["ngrams"], beside["rules"]
         before = {front.LLM: told, front.NGRAM: gram}.get(row["rule_method"])
+        figures = {key: row[key] for key in _PLAIN}
         if before is not None:
-            row["rule_label"] = before["rule_label"] if rule is None else rule["label"]
+            figures["rule_label"] = before["rule_label"] if rule is None else rule["label"]
         return Feature(
             latent=latent,
             label_rule=None if row["label_rule"] is None else json.loads(row["label_rule"]),
-            examples=self._examples(latent),
+            examples=examples,
             explanation=told,
             ngram=gram,
-            similarity=side.read_row(self, "similarity", latent),
-            output=side.read_row(self, "outputs", latent),
-            judgement=side.read_row(self, "judgements", latent),
+            similarity=beside["similarity"],
+            output=beside["outputs"],
+            judgement=beside["judgements"],
             part_of=lineage.relation(self, lineage.PARENTS, latent),
             splits_into=lineage.relation(self, lineage.CHILDREN, latent),
-            neighbours=[
-                Neighbour(**pair)
-                for pair in self._ask(queries.NEIGHBOURS, {"latent": latent, **human})
-            ],
-            **{key: row[key] for key in _PLAIN},
+            neighbours=near,
+            **figures,
         )
 
     def search(self, query: str, limit: int = 50) -> Rows:
@@ -216,11 +242,14 @@ class Atlas:
         labels = self.annotations()
         return {"human_latents": [*labels], "human_texts": [*labels.values()]}
 
-    def _examples(self, latent: int) -> Examples:
-        rows = self._ask(queries.EXAMPLES, {"latent": latent})
+    def _examples(self, ids: str) -> dict[int, Examples]:
+        rows = self._ask(queries.EXAMPLES.format(ids=ids), {})
         docs = sorted({row["doc"] for row in rows})
         contexts = {row["doc"]: row for row in self._ask(queries.CONTEXTS, {"docs": docs})}
-        return [_example(row, contexts[row["doc"]]) for row in rows]
+        found: dict[int, Examples] = {}
+        for row in rows:
+            found.setdefault(row.pop("latent"), []).append(_example(row, contexts[row["doc"]]))
+        return found
 
     def _rows(self, found: Sequence[dict[str, Any]]) -> Rows:
         tokens: dict[int, Any] = {row["latent"]: [] for row in found}

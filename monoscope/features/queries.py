@@ -128,17 +128,18 @@ SELECT latent, token FROM examples
 WHERE kind = 'top' AND latent IN (SELECT unnest($latents::BIGINT[]))
 GROUP BY latent, token ORDER BY latent, count(*) DESC, min(rank)"""
 
-FEATURE = f"{KNOWN} SELECT * FROM known WHERE latent = $latent"
+# {ids}: whole numbers, which prune the files better than a joined list of them does.
+FEATURES = f"{KNOWN} SELECT * FROM known WHERE latent IN ({{ids}})"
 
 EXAMPLES = """
-SELECT kind, band, rank, value, doc, pos, token, start, "values" FROM examples
-WHERE latent = $latent ORDER BY kind = 'top' DESC, band DESC, rank"""
+SELECT latent, kind, band, rank, value, doc, pos, token, start, "values" FROM examples
+WHERE latent IN ({ids}) ORDER BY latent, kind = 'top' DESC, band DESC, rank"""
 
 CONTEXTS = """
 SELECT doc, split, text, ends, meta FROM contexts
 WHERE doc IN (SELECT unnest($docs::BIGINT[]))"""
 
 NEIGHBOURS = f"""{KNOWN}
-SELECT other, kind, rank, cosine, jaccard, pmi, n_both, known.label
+SELECT neighbours.latent, other, kind, rank, cosine, jaccard, pmi, n_both, known.label
 FROM neighbours JOIN known ON known.latent = other
-WHERE neighbours.latent = $latent ORDER BY kind DESC, rank"""
+WHERE neighbours.latent IN ({{ids}}) ORDER BY neighbours.latent, kind DESC, rank"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -50,8 +50,10 @@ def one_writer(
     return wrap
 
 
-def read_table(atlas: Atlas, name: str, latent: int | None = None) -> pa.Table | None:
-    """A side table, or one latent's row of it; None where there is none of this index.
+def read_table(
+    atlas: Atlas, name: str, latent: int | Sequence[int] | None = None
+) -> pa.Table | None:
+    """A side table, or the rows of one latent or of some; None where there is none of this index.
 
     Raises FormatError if it is damaged.
     """
@@ -62,7 +64,8 @@ def read_table(atlas: Atlas, name: str, latent: int | None = None) -> pa.Table |
         metadata: Mapping[bytes, bytes] = pq.read_schema(path).metadata or {}
         if metadata.get(schema.BUILD, b"").decode() != atlas.manifest["build"]:
             return None
-        only = None if latent is None else [("latent", "=", latent)]
+        some = [latent] if isinstance(latent, int) else latent
+        only = None if some is None else [("latent", "in", list(some))]
         return pq.read_table(path, filters=only, schema=schema.OPTIONAL[name])
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise FormatError(
@@ -72,12 +75,12 @@ def read_table(atlas: Atlas, name: str, latent: int | None = None) -> pa.Table |
         ) from exc
 
 
-def read_rows(atlas: Atlas, name: str) -> dict[int, Row]:
-    """Every row of a side table by latent; empty where there is none of this index.
+def read_rows(atlas: Atlas, name: str, latents: Sequence[int] | None = None) -> dict[int, Row]:
+    """The rows of a side table by latent, of all or of these; empty where there is none.
 
     Raises FormatError if it is damaged.
     """
-    table = read_table(atlas, name)
+    table = read_table(atlas, name, latents)
     return {} if table is None else {row["latent"]: row for row in table.to_pylist()}
 
 

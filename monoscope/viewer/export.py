@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -20,9 +23,9 @@ from fastapi import FastAPI
 from monoscope.errors import ConfigError, MonoscopeError
 from monoscope.features.compare import THRESHOLD
 from monoscope.files import require_folder, write_atomic
-from monoscope.viewer import bundle
+from monoscope.viewer import bundle, reading
 from monoscope.viewer.app import create_app
-from monoscope.viewer.catalogue import Catalogue
+from monoscope.viewer.catalogue import Catalogue, integers
 from monoscope.viewer.config import ViewerConfig
 from monoscope.viewer.examples import examples
 from monoscope.viewer.pages import STATIC
@@ -31,6 +34,11 @@ from monoscope.viewer.state import ViewerState
 MARKER = "monoscope-export.json"
 _OURS = ("index.html", "*.js", "*.css", "icon.svg", "data", "LICENSES.txt")
 _PER_FILE = {"rows": 256, "features": 16, "documents": 64}
+_AT_ONCE = 64  # features or documents read with one question
+_TOLD_EVERY = 16
+_PART = ".part"  # ends the name of a write that never finished, as `files.py` has it
+_Record = tuple[int, Any]
+Progress = Callable[[int, int], None]
 _POINTS = 800  # of a training curve, as the page asks for
 _CONTEXTS = 12  # places of a family, as the page asks for
 _FAMILIES_WITH_CONTEXTS = 200
@@ -67,11 +75,15 @@ def export_html(
     *,
     runs: str | Path | None = None,
     n_features: int | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the viewer of an atlas as static files; open out/index.html.
 
     runs: folder of runs and other atlases, default the one around the atlas. n_features: at most so
-    many, those a person labelled first, then the most interesting; default all.
+    many, those a person labelled first, then the most interesting; default all. progress: called
+    with (features and documents written, in all).
+
+    A page that is there stays whole until the new one is: the data are written aside, then swapped.
 
     Returns n_features, n_documents, bytes, out.
 
@@ -84,15 +96,35 @@ def export_html(
     home = Path(runs) if runs is not None else place.resolve().parent
     app = create_app(ViewerConfig(atlas=place, runs=home))
     folder = require_folder(out, MARKER, also=_OURS)
-    (folder / "data").mkdir(exist_ok=True)
-    for old in (folder / "data").glob("*.js"):
-        old.unlink()
-    writer = _Writer(_Asker(app), app.state.viewer, folder, home)
-    told = writer.write(n_features)
+    with _aside(folder / "data") as data:
+        writer = _Writer(_Asker(app), app.state.viewer, data, home, progress)
+        told = writer.write(n_features)
     _write_page(folder)
     write_atomic(folder / MARKER, json.dumps(told | {"atlas": place.name}, indent=1) + "\n")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return told | {"bytes": size, "out": str(folder)}
+
+
+@contextlib.contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` once it is written; on any failure it goes."""
+    for left in folder.parent.glob(f".{folder.name}.*{_PART}"):  # of an export that was killed
+        shutil.rmtree(left)
+    mark = secrets.token_hex(4)
+    new, old = (folder.parent / f".{folder.name}.{mark}{end}{_PART}" for end in ("", ".old"))
+    new.mkdir()
+    try:
+        yield new
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _write_page(folder: Path) -> None:
@@ -107,30 +139,58 @@ def _write_page(folder: Path) -> None:
     write_atomic(folder / "index.html", _INDEX)
 
 
+def _spans(numbers: list[int]) -> Iterator[list[int]]:
+    for first in range(0, len(numbers), _AT_ONCE):
+        yield numbers[first : first + _AT_ONCE]
+
+
 class _Writer:
     """Asks the API and writes what it says."""
 
-    def __init__(self, ask: _Asker, state: ViewerState, folder: Path, home: Path) -> None:
+    def __init__(
+        self, ask: _Asker, state: ViewerState, folder: Path, home: Path, progress: Progress | None
+    ) -> None:
         self.ask, self.state, self.folder, self.home = ask, state, folder, home
+        self.progress = progress
         self.files: dict[str, list[int]] = {}
 
     def write(self, n_features: int | None) -> dict[str, Any]:
         latents = self._chosen(n_features)
         documents: set[int] = set()
+        catalogue, atlas, root = self.state.catalogue, self.state.atlas, self.state.config.root
 
+        # As the API reads them, many at once: one by one, each would open the files anew.
         def features() -> Iterator[tuple[int, Any]]:
-            for latent in latents:
-                told = self.ask(f"/features/{latent}")
-                documents.update(example["doc"] for example in told["examples"])
-                yield latent, told
+            for some in _spans(latents):
+                for told in reading.details(catalogue, atlas, some, root):
+                    documents.update(example.doc for example in told.examples)
+                    yield told.latent, told.model_dump(mode="json")
 
-        self._chunks("features", features())
+        def texts(docs: list[int]) -> Iterator[tuple[int, Any]]:
+            for some in _spans(docs):
+                for told in reading.documents(catalogue, some):
+                    yield told.doc, told.model_dump(mode="json")
+
+        n = len(latents)
+        self._chunks("features", self._counted(features(), 0, n + self._n_documents(latents)))
         self._chunks("rows", ((row["latent"], row) for row in self._rows(latents)))
-        self._chunks("documents", ((d, self.ask(f"/documents/{d}")) for d in sorted(documents)))
+        docs = sorted(documents)
+        self._chunks("documents", self._counted(texts(docs), n, n + len(docs)))
         self._give("table", _table(self.state.catalogue, latents, self.ask("/annotations")))
         of = self.state.atlas.n_features
         self._give("index", self._index(latents, of))
         return {"n_features": len(latents), "of": of, "n_documents": len(documents)}
+
+    def _counted(self, records: Iterator[_Record], done: int, whole: int) -> Iterator[_Record]:
+        for n, record in enumerate(records, done + 1):
+            yield record
+            if self.progress is not None and (n % _TOLD_EVERY == 0 or n == whole):
+                self.progress(n, whole)
+
+    def _n_documents(self, latents: list[int]) -> int:
+        """Documents that the examples of these latents are from."""
+        query = "SELECT count(DISTINCT doc) AS n FROM examples WHERE latent IN ({ids})"
+        return int(self.state.catalogue.ask(query.format(ids=integers(latents)))[0]["n"])
 
     def _chosen(self, n: int | None) -> list[int]:
         # What somebody labelled comes before what might interest somebody.
@@ -215,9 +275,7 @@ class _Writer:
 
     def _give(self, name: str, value: Any) -> None:
         text = json.dumps(_rounded(value), ensure_ascii=True, separators=(",", ":"))
-        write_atomic(
-            self.folder / "data" / f"{name}.js", f"monoscopeGive({json.dumps(name)},{text});\n"
-        )
+        write_atomic(self.folder / f"{name}.js", f"monoscopeGive({json.dumps(name)},{text});\n")
 
 
 class _Asker:

@@ -60,8 +60,25 @@ def detail(catalogue: Catalogue, atlas: Atlas, latent: int, root: Path) -> s.Fea
 
     Raises LatentError for a latent that the SAE lacks.
     """
-    feature = atlas.feature(latent)
-    lengths = _lengths(catalogue, {example.doc for example in feature.examples})
+    return details(catalogue, atlas, [latent], root)[0]
+
+
+def details(
+    catalogue: Catalogue, atlas: Atlas, latents: Sequence[int], root: Path
+) -> list[s.FeatureDetail]:
+    """As `detail`, of several latents with one question to each table."""
+    features = atlas.features(latents)
+    docs = {example.doc for feature in features for example in feature.examples}
+    lengths = _lengths(catalogue, docs)
+    others = integers(sorted({pair.other for feature in features for pair in feature.neighbours}))
+    near = {row["latent"]: row for row in catalogue.ask(_HISTS.format(ids=others))}
+    return [_detail(atlas, feature, lengths, near, root) for feature in features]
+
+
+def _detail(
+    atlas: Atlas, feature: Feature, lengths: Mapping[int, int], near: Mapping[int, Any], root: Path
+) -> s.FeatureDetail:
+    latent = feature.latent
     lens = atlas.manifest.get("lens") or {}
     return s.FeatureDetail(
         latent=latent,
@@ -77,7 +94,7 @@ def detail(catalogue: Catalogue, atlas: Atlas, latent: int, root: Path) -> s.Fea
         raises=_logits(feature.top_tokens, feature.top_logits),
         lowers=_logits(feature.bottom_tokens, feature.bottom_logits),
         lens_reason=None if feature.top_tokens else str(lens.get("reason") or "not computed"),
-        neighbours=_neighbours(catalogue, feature),
+        neighbours=_neighbours(feature, near),
         part_of=_relation(atlas, feature.part_of, root),
         splits_into=_relation(atlas, feature.splits_into, root),
         meta=_meta(feature, atlas.manifest.get("meta_share") or {}),
@@ -113,28 +130,35 @@ def document(catalogue: Catalogue, doc: int, latent: int | None) -> s.DocumentOu
 
     Raises LatentError, naming it, for a document that the atlas does not hold.
     """
-    found = catalogue.ask(_DOCUMENTS.format(ids=integers([doc])))
+    found = documents(catalogue, [doc])
     if not found:
         raise LatentError(
             "the atlas holds no such document",
             got=doc,
             expected="the number of a document that an example is from",
         )
-    row = found[0]
-    pieces = _pieces(row["text"], row["ends"], 0, len(row["ends"]))
-    values: list[float | None] = [None] * len(pieces)
+    whole = found[0]
     if latent is not None:
         for window in catalogue.ask(_RECORDED, {"latent": latent, "doc": doc}):
             for i, value in enumerate(window["values"], window["start"]):
-                values[i] = value
-    return s.DocumentOut(
-        doc=doc,
-        split=row["split"],
-        pieces=pieces,
-        values=values,
-        meta=_loads(row["meta"]),
-        n_recorded=sum(value is not None for value in values),
-    )
+                whole.values[i] = value
+    whole.n_recorded = sum(value is not None for value in whole.values)
+    return whole
+
+
+def documents(catalogue: Catalogue, docs: Sequence[int]) -> list[s.DocumentOut]:
+    """Documents in whole, ascending, without a latent's activations; unknown ones are left out."""
+    return [
+        s.DocumentOut(
+            doc=row["doc"],
+            split=row["split"],
+            pieces=_pieces(row["text"], row["ends"], 0, len(row["ends"])),
+            values=[None] * len(row["ends"]),
+            meta=_loads(row["meta"]),
+            n_recorded=0,
+        )
+        for row in catalogue.ask(f"{_DOCUMENTS.format(ids=integers(docs))} ORDER BY doc")
+    ]
 
 
 def bins(hist: Sequence[int]) -> s.Bins:
@@ -177,10 +201,7 @@ def _lengths(catalogue: Catalogue, docs: set[int]) -> dict[int, int]:
     return {row["doc"]: row["n"] for row in catalogue.ask(query)}
 
 
-def _neighbours(catalogue: Catalogue, feature: Feature) -> list[s.NeighbourOut]:
-    near = feature.neighbours
-    ids = integers(sorted({n.other for n in near}))
-    more = {row["latent"]: row for row in catalogue.ask(_HISTS.format(ids=ids))}
+def _neighbours(feature: Feature, more: Mapping[int, Any]) -> list[s.NeighbourOut]:
     return [
         s.NeighbourOut.model_validate(
             {
@@ -192,7 +213,7 @@ def _neighbours(catalogue: Catalogue, feature: Feature) -> list[s.NeighbourOut]:
                 "hist": bins(more[pair.other]["hist"]),
             }
         )
-        for pair in near
+        for pair in feature.neighbours
     ]
 
 

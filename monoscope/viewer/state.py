@@ -13,7 +13,6 @@ from monoscope.features.atlas import Atlas
 from monoscope.viewer.catalogue import Catalogue
 from monoscope.viewer.config import ViewerConfig
 
-
 EMBEDDED = "demo"  # the embedded model's name, whatever folder is called so
 
 

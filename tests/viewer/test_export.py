@@ -18,7 +18,7 @@ from monoscope.errors import FormatError
 from monoscope.viewer import bundle
 from monoscope.viewer.app import create_app
 from monoscope.viewer.config import ViewerConfig
-from monoscope.viewer.export import _table
+from monoscope.viewer.export import _rounded, _table, export_html
 from monoscope.viewer.pages import STATIC
 
 QUERIES = [
@@ -163,3 +163,57 @@ def test_the_whole_page_is_in_the_script() -> None:
         name = path.relative_to(STATIC).as_posix()
         if name not in ("theme.js", "docs.js"):
             assert f'modules["{name}"] =' in text, f"{name} is not reached from app.js"
+
+
+def given(folder: Path, kind: str) -> dict[str, Any]:
+    """What the scripts of one kind hand over, by number."""
+    held: dict[str, Any] = {}
+    for path in (folder / "data").glob(f"{kind}-*.js"):
+        text = path.read_text(encoding="utf-8")
+        held |= json.loads(text[text.index(",") + 1 : text.rindex(")")])
+    return held
+
+
+def test_features_and_documents_are_the_api_s_own_and_progress_is_told(tmp_path: Path) -> None:
+    made_up.make(tmp_path / "atlas")
+    told: list[tuple[int, int]] = []
+    done = export_html(tmp_path / "atlas", tmp_path / "page", progress=lambda *at: told.append(at))
+    client = TestClient(
+        create_app(ViewerConfig(atlas=tmp_path / "atlas")), base_url="http://127.0.0.1"
+    )
+    for kind, n in (("features", done["n_features"]), ("documents", done["n_documents"])):
+        held = given(tmp_path / "page", kind)
+        assert len(held) == n > 20
+        for number, record in held.items():
+            assert record == _rounded(client.get(f"/api/v1/{kind}/{number}").json())
+    whole = done["n_features"] + done["n_documents"]
+    assert told[-1] == (whole, whole) and told == sorted(told) and len(told) > 3
+
+
+def test_an_export_that_is_broken_off_leaves_the_page_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up.make(tmp_path / "atlas")
+    page = tmp_path / "page"
+
+    def held() -> dict[str, bytes]:
+        files = (p for p in page.rglob("*") if p.is_file())
+        return {str(p.relative_to(page)): p.read_bytes() for p in files}
+
+    def stop(*at: int) -> None:
+        raise KeyboardInterrupt
+
+    export_html(tmp_path / "atlas", page)
+    before = held()
+    with pytest.raises(KeyboardInterrupt):
+        export_html(tmp_path / "atlas", page, n_features=20, progress=stop)
+    assert held() == before
+    with monkeypatch.context() as patch:  # killed: it cannot clean up after itself
+        patch.setattr("shutil.rmtree", lambda *a, **k: None)
+        with pytest.raises(KeyboardInterrupt):
+            export_html(tmp_path / "atlas", page, n_features=20, progress=stop)
+    assert {k: v for k, v in held().items() if not k.startswith(".")} == before
+    export_html(tmp_path / "atlas", page, n_features=20)
+    after = held()
+    assert len(given(page, "features")) == 20 and not [k for k in after if k.startswith(".")]
+    assert after["data/table.js"] != before["data/table.js"]
