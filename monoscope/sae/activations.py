@@ -228,7 +228,10 @@ class Gated(Rule):
 
 
 class Dense(Rule):
-    """A value for every latent on every token; for few latents, as baselines have them."""
+    """A value for every latent on every token; for few latents, as baselines have them.
+
+    The one exception to tiles: in training, codes [N, L] live through the backward pass.
+    """
 
     dense = True
 

@@ -8,7 +8,7 @@ from typing import Literal
 from monoscope.sae.config import Activation, require_one_of
 from monoscope.sae.normalise import Normalisation
 
-LR_OF_SHORT_RUNS = 6e-3  # beyond it latents die faster than AuxK revives them
+LR_OF_SHORT_RUNS = 6e-3  # as far as few steps raise lr; more, at 4096, and latents die sooner
 _MATRYOSHKA = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1.0)
 
 
@@ -69,7 +69,8 @@ class Recipe:
         """lr for this many latents and steps.
 
         lr · √(4096 / d_sae) · √(lr_steps / n_steps), the last factor only for runs shorter than
-        lr_steps and only up to LR_OF_SHORT_RUNS.
+        lr_steps and only up to LR_OF_SHORT_RUNS. The factor before it has no such bound: at 16
+        latents it is 16.
         """
         lr = self.lr * ((4096 / d_sae) ** 0.5 if self.lr_by_width else 1.0)
         if self.lr_steps is None or n_steps >= self.lr_steps:
