@@ -26,7 +26,7 @@ def verdict(variant: Variant, promise: Property) -> str:
 
 def main() -> int:
     """Run everything and print; 1 if any promise is broken."""
-    table = Table(title="recipe × property")
+    table = Table(title="recipe × property", caption="–: does not apply")
     table.add_column("recipe", no_wrap=True)
     for promise in PROPERTIES:
         table.add_column(promise.name, justify="center")
