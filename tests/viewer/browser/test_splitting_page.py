@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ def test_a_parent_is_quoted_and_leads_to_both_side_by_side(bench: Path, page: Pa
         [str(parent.latent), f"{parent.cosine:.2f}", f"{parent.parent_given_child:.2f}"]
     )
     expect(page.get_by_role("region", name="Splits into")).to_have_count(0)
-    panel.get_by_role("link").click()
+    row.get_by_role("link").click()
+    expect(page).to_have_url(re.compile(f"pair={shown}-{parent.latent}"))
+    beside = page.get_by_role("region", name=f"{shown} beside {parent.latent}")
+    expect(beside.locator(".same li").first).to_be_visible()
+    expect(beside.get_by_role("link", name=f"feature {shown}")).to_be_visible()
+    expect(page.get_by_label("Atlas B")).to_have_value("atlas-small")
+    page.go_back()
+    panel.locator(".src").get_by_role("link").click()
     expect(page.get_by_label("Atlas B")).to_have_value("atlas-small")
     expect(page.locator(".family").first).to_be_visible()

@@ -6,6 +6,7 @@ import { html } from "../kit.js";
 import { link, useQuery } from "../router.js";
 import { Unread, numberOf, wordOf } from "../components/unread.js";
 import { asCommand, asPython } from "./compare/copies.js";
+import { Contexts } from "./compare/contexts.js";
 import { Families } from "./compare/families.js";
 import { KINDS, Summary } from "./compare/summary.js";
 
@@ -32,11 +33,14 @@ function Chosen({ found }) {
   const view = { a, b, threshold, kind, words: query.q || "", family: query.f || "" };
   // The address as it is may leave a and b to what lies in the folder; what is shared names them.
   const address = () => new URL(link("/compare", { ...query, a, b, t: threshold }), location.href).href;
+  const pair = /^(\d+)-(\d+)$/.exec(query.pair || "");
+  if (query.pair && !pair) bad.push({ key: "pair", got: query.pair, expected: "a latent of A and one of B, as in 12-34" });
   const result = useApi(asked ? "/compare" : null, { a, b, threshold, kind, q: query.q, limit: 40 });
   return html`
     <p class="sub">Latents of two autoencoders on one model, joined by the cosine of their decoder directions.</p>
     <${Unread} bad=${bad} drop=${() => setQuery(Object.fromEntries(bad.map((one) => [one.key, ""])))} />
     <${Choice} found=${found} a=${a} b=${b} setQuery=${setQuery} />
+    ${asked && pair && html`<${Beside} found=${found} a=${a} b=${b} left=${Number(pair[1])} right=${Number(pair[2])} close=${() => setQuery({ pair: "" })} />`}
     ${!asked ? html`<${Alone} found=${found} />`
       : result.error ? html`<${ErrorState} problem=${result.error.problem} retry=${result.reload} />`
       : html`<${Await} of=${result} lines=${12}>${(/** @type {any} */ data) => html`
@@ -47,10 +51,20 @@ function Chosen({ found }) {
         <${Families} key=${`${a}|${b}`} first=${data} found=${found} a=${a} b=${b} threshold=${threshold} query=${{ ...query, kind }} setQuery=${setQuery} />`}<//>`}`;
 }
 
+/** A latent of either side on the contexts of both, whatever family they are in. @param {{found: any, a: string, b: string, left: number, right: number, close: () => void}} props */
+function Beside({ found, a, b, left, right, close }) {
+  const here = (/** @type {string} */ id) => found.atlases.some((/** @type {any} */ one) => one.id === id && one.here);
+  const named = (/** @type {string} */ side, /** @type {string} */ id, /** @type {number} */ latent) => html`<b>${side}</b> ${here(id) ? html`<a href=${link(`/f/${latent}`)}>feature ${latent}</a>` : `feature ${latent}`} of <code>${id}</code>`;
+  const family = { a: [{ latent: left }], b: [{ latent: right }], links: [{ a: left, b: right }] };
+  return html`<${Panel} title=${`${left} beside ${right}`} aside=${html`<button class="btn small" type="button" onClick=${close} aria-label="Close">✕</button>`}>
+    <p class="note">${named("A", a, left)}, ${named("B", b, right)}, on the contexts where either fires most.</p>
+    <${Contexts} key=${`${left}-${right}`} family=${family} a=${a} b=${b} /><//>`;
+}
+
 /** @param {{found: any, a: string, b: string, setQuery: (patch: any, how?: any) => void}} props */
 function Choice({ found, a, b, setQuery }) {
   const pick = (/** @type {"a" | "b"} */ side) => (/** @type {Event} */ event) =>
-    setQuery({ [side]: /** @type {HTMLSelectElement} */ (event.target).value, f: "", n: "" }, { push: true });
+    setQuery({ [side]: /** @type {HTMLSelectElement} */ (event.target).value, f: "", n: "", pair: "" }, { push: true });
   const side = (/** @type {"a" | "b"} */ name, /** @type {string} */ value) => html`
     <label class="side ${name}"><span class="letter" aria-hidden="true">${name.toUpperCase()}</span><span class="sr">Atlas ${name.toUpperCase()}</span>
       <select class="text" value=${value} onChange=${pick(name)}>
@@ -58,7 +72,7 @@ function Choice({ found, a, b, setQuery }) {
         ${found.atlases.map((/** @type {any} */ one) => html`<option key=${one.id} value=${one.id} disabled=${Boolean(one.trouble)}>${described(one)}</option>`)}
       </select></label>`;
   return html`<div class="choice">${side("a", a)}
-    <button class="btn" onClick=${() => setQuery({ a: b, b: a, f: "", n: "" }, { push: true })} disabled=${!b} title="Put each in the other's place" aria-label="Swap A and B">⇄</button>${side("b", b)}</div>`;
+    <button class="btn" onClick=${() => setQuery({ a: b, b: a, f: "", n: "", pair: "" }, { push: true })} disabled=${!b} title="Put each in the other's place" aria-label="Swap A and B">⇄</button>${side("b", b)}</div>`;
 }
 
 /** @param {any} one */
