@@ -6,7 +6,7 @@ them says little. All are fitted on train tokens only and measured on the held-o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor
 from monoscope.evals.reconstruction import Reconstruct
 from monoscope.ops import select
 from monoscope.ops.codes import SparseCodes
+
+Encode = Callable[[Tensor], Tensor]
+"""x [n,D] -> dense codes [n,L]."""
 
 FIT_TOKENS = 65_536
 """Train tokens that the PCA sees."""
@@ -159,3 +162,15 @@ class MeanPredictor:
         """x [N,D] -> μ repeated [N,D] and zeros [N]."""
         mean = self.mean.to(x.device)
         return mean.expand(len(x), -1), torch.zeros(len(x), dtype=torch.int64, device=x.device)
+
+
+def both_signs(axes: Tensor, mean: Tensor, k: int) -> tuple[Tensor, Encode]:
+    """Each axis [n,D] and its opposite as directions; the k largest positive coordinates fire."""
+    directions = F.normalize(torch.cat([axes, -axes]), dim=1)
+
+    def encode(x: Tensor) -> Tensor:
+        z = ((x - mean) @ directions.T).relu()
+        top = z.topk(min(k, z.shape[1]), dim=1)
+        return torch.zeros_like(z).scatter(1, top.indices, top.values)
+
+    return directions, encode

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monoscope.evals.baselines import both_signs
 from monoscope.evals.cache import Figures
 from monoscope.evals.material import NO_DIRECTIONS, Material
 from monoscope.evals.probes import Probe, mean_over, strongest
 
-VERSION = 1
+VERSION = 2
 LEAST_WORDS = 30
 SHARE = 0.4
 """Of the projection on p that the absorbing latent must carry."""
@@ -44,7 +45,10 @@ class Words:
 
 
 def run(material: Material) -> Figures:
-    """absorption and probe_auc as means over letters, for the SAE and the frozen random SAE."""
+    """absorption and probe_auc as means over letters, for the SAE and each baseline.
+
+    "neurons" and "pca" are the axes with both signs, of which the l0 largest fire on a token.
+    """
     if not material.has_directions:
         return {"skipped": NO_DIRECTIONS}
     words = collect(material)
@@ -62,6 +66,10 @@ def run(material: Material) -> Figures:
         "sae": (fired.to_dense().cpu().numpy(), decoder),
         "random": (random.encode(words.x).to_dense().numpy(), random.directions.numpy()),
     }
+    d_in, k = len(material.mean), max(1, round(material.l0))
+    for name, axes in (("neurons", torch.eye(d_in)), ("pca", material.pca.components.T)):
+        both, encode = both_signs(axes, material.mean, k)
+        bases[name] = (encode(words.x).numpy(), both.numpy())
     rows: dict[str, list[Figures]] = {name: [] for name in bases}
     x = words.x.numpy()
     for done, letter in enumerate(letters):
@@ -76,8 +84,10 @@ def run(material: Material) -> Figures:
     out: Figures = {"n_words": len(words.letter), "n_letters": len(letters)}
     for name, held in rows.items():
         rates = [r["absorption"] for r in held if r["absorption"] is not None]
+        silent = [r["silent"] for r in held if r["absorption"] is not None]
         out[name] = {
             "absorption": mean_over(rates, material.bootstrap, material.seed),
+            "silent": mean_over(silent, material.bootstrap, material.seed),
             "letters": held,
         }
     aucs = [r["probe_auc"] for r in rows["sae"]]

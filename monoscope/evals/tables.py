@@ -35,8 +35,8 @@ class Table:
 def tables(families: Mapping[str, Any]) -> Iterator[Table]:
     """Every table that a result's families have figures for, without rows that hold none."""
     for make in (
-        _core, _specials, _slices, _geometry, _worlds, _probing, _corpus, _ablation, _letters,
-        _stability, _random_model, _labels,
+        _core, _specials, _slices, _density, _geometry, _worlds, _probing, _corpus, _ablation,
+        _letters, _stability, _random_model, _labels,
     ):  # fmt: skip
         for table in make(families):
             rows = [row for row in table.rows if any(held != "–" for held in row[1:])]
@@ -135,7 +135,26 @@ def _geometry(families: Mapping[str, Any]) -> Iterator[Table]:
         rows.append([title, *(cell((held.get(s) or {}).get(name)) for s in sides)])
     largest = [((held.get(s) or {}).get("max_cosine") or {}).get("0.5") for s in sides]
     rows.append(["median of each row's largest cosine", *map(cell, largest)])
-    yield Table("Geometry", "", ("", "decoder", "encoder", "random rows"), rows)
+    note = "of all the weights: nothing is sampled, so there is no interval"
+    yield Table("Geometry", note, ("", "decoder", "encoder", "random rows"), rows)
+
+
+def _density(families: Mapping[str, Any]) -> Iterator[Table]:
+    held = _held(families, "density")
+    if not held or "n_tokens" not in held:
+        return
+    rows = [
+        [title, _of(held, name)]
+        for name, title in {
+            "share_over_1_percent": "share of latents on over 1 % of tokens",
+            "mass_over_1_percent": "their share of all firings",
+            "share_over_10_percent": "share of latents on over 10 % of tokens",
+            "mass_over_10_percent": "their share of all firings",
+            "l1": "sum of codes per token", "share_silent": "share silent on all these tokens",
+        }.items()
+    ]  # fmt: skip
+    note = f"{held['n_tokens']:,} tokens of {held['n_documents']:,} held-out documents"
+    yield Table("Density", note, ("", BASES["sae"]), rows)
 
 
 def _worlds(families: Mapping[str, Any]) -> Iterator[Table]:
@@ -149,9 +168,13 @@ def _worlds(families: Mapping[str, Any]) -> Iterator[Table]:
         for name in ("mcc", "uniqueness", "f1", "absorption"):
             if methods["sae"].get(name) is None:
                 continue
-            chance = cell(methods["chance_mcc"]) if name == "mcc" else "–"
+            chance = cell(methods.get(f"chance_{name}"))
             rows.append([f"{kind}: {name}", *(_of(methods.get(b), name) for b in bases), chance])
-    note = f"the recipe {held['recipe']} trained anew on each world; interval over true features"
+    l0 = ", ".join(f"{kind} {cell(m['sae'].get('l0'), form='.1f')}" for kind, m in kinds.items())
+    note = (
+        f"the recipe {held['recipe']} trained anew on each world; interval over true features, for "
+        f"absorption over parents; L0: {l0}"
+    )
     yield Table("Worlds with known truth", note, (*_head(bases), "chance"), rows)
 
 
@@ -199,12 +222,19 @@ def _letters(families: Mapping[str, Any]) -> Iterator[Table]:
     held = _held(families, "letters")
     if not held:
         return
+    bases = [b for b in BASES if b in held]
     rows = [
-        ["absorption", _mean(held["sae"]["absorption"]), _mean(held["random"]["absorption"])],
-        ["AUC of the dense letter probe", _mean(held["probe_auc"]), "–"],
+        [title, *(_mean(held[b].get(name)) for b in bases)]
+        for name, title in (
+            ("absorption", "absorption"),
+            ("silent", "share of words on which the letter's latents are silent"),
+        )
     ]
-    note = f"{held['n_words']:,} words, {held['n_letters']} letters; interval over letters"
-    yield Table("First-letter absorption", note, ("", BASES["sae"], BASES["random"]), rows)
+    note = (
+        f"{held['n_words']:,} words, {held['n_letters']} letters; interval over letters. "
+        f"AUC of a dense letter probe: {_mean(held['probe_auc'])}"
+    )
+    yield Table("First-letter absorption", note, _head(bases), rows)
 
 
 def _stability(families: Mapping[str, Any]) -> Iterator[Table]:
@@ -223,6 +253,9 @@ def _stability(families: Mapping[str, Any]) -> Iterator[Table]:
         rows.append([title, *cells, _of(held["chance"], name)])
     trained = held["trained_here_tokens"]
     note = f"{held['n_others']} further seeds" + (f" of {trained:,} tokens" if trained else "")
+    if held.get("l0_of_others"):
+        low, high = min(held["l0_of_others"]), max(held["l0_of_others"])
+        note += f", L0 {low:.1f} to {high:.1f} beside {held['l0']:.1f}"
     head = ("", "between seeds", "this SAE against them", "random directions")
     yield Table("Stability across seeds", f"{note}; range over pairs", head, rows)
 
@@ -249,6 +282,8 @@ def _random_model(families: Mapping[str, Any]) -> Iterator[Table]:
     note = (
         f"an SAE trained alike on {held['trained_on_tokens']:,} tokens of a model of random weights"
     )
+    if held.get("l0_as_trained") is not None:
+        note += f", its threshold moved: as trained its L0 was {held['l0_as_trained']:.1f}"
     yield Table("Random weights", note, ("", "this SAE", "on random weights"), rows)
 
 

@@ -81,3 +81,37 @@ def test_a_log_histogram_holds_every_positive_value():
     assert sum(found["counts"]) == 4
     assert found["first"] == -4.0 and found["counts"][0] == 2 and found["counts"][-1] == 1
     assert density.log_histogram(np.array([]))["counts"] == []
+
+
+def test_intervals_of_density_are_those_of_resampled_documents():
+    """Against a loop over replicates that counts dense codes again, document by document."""
+    rng = np.random.default_rng(0)
+    docs = []
+    for _ in range(30):
+        rate = np.array([0.3, 0.008, 0.02, 0.12, 0.004]) * rng.uniform(0.2, 1.8, 5)
+        docs.append(rng.random((rng.integers(20, 90), 5)) * (rng.random((1, 5)) < rate.clip(0, 1)))
+        docs[-1][rng.random(docs[-1].shape) > 0.5] = 0
+    counts = density.Counts.of(5)
+    for first in (0, 10):
+        part = docs[first : first + 10] if first == 0 else docs[first:]
+        codes = SparseCodes.from_dense(torch.from_numpy(np.concatenate(part)).float())
+        counts.add(
+            codes, torch.arange(len(part)).repeat_interleave(torch.tensor([len(d) for d in part]))
+        )
+    assert counts.n_documents == 30 and counts.n_tokens == sum(map(len, docs))
+    assert torch.equal(counts.by_group.sum(0).long(), counts.hits)
+    draws: dict[str, list[float]] = {
+        "l1": [],
+        "share_over_10_percent": [],
+        "mass_over_1_percent": [],
+    }
+    for _ in range(3000):
+        x = np.concatenate([docs[i] for i in rng.integers(30, size=30)])
+        fired = (x > 0).mean(0)
+        draws["l1"].append(x.sum() / len(x))
+        draws["share_over_10_percent"].append((fired > 0.1).mean())
+        draws["mass_over_1_percent"].append(fired[fired > 0.01].sum() / fired.sum())
+    found = density.intervals(counts, 3000, 1)
+    for name, values in draws.items():
+        assert found[name] == pytest.approx(np.quantile(values, [0.025, 0.975]), rel=0.1, abs=0.02)
+    assert density.intervals(counts, 0, 1) == {}

@@ -96,13 +96,31 @@ def test_chance_is_far_above_zero_in_a_small_world():
 def test_absorption_is_the_silence_that_a_child_adds():
     world = worlds.make("hierarchy", 0)
     truth = world.sample(20_000, generator())[0] > 0
-    assert recovery.absorption(world, truth, truth) == 0
+    assert (recovery.absorption(world, truth, truth) == 0).all()
     fires = truth.clone()
     for parent in world.parent[world.parent >= 0].unique().tolist():
         fires[truth[:, world.parent == parent].any(1), parent] = False
-    assert recovery.absorption(world, truth, fires) == 1
+    assert (recovery.absorption(world, truth, fires) == 1).all()
     dull = truth & (torch.rand(truth.shape, generator=generator(5)) < 0.5)  # misses at random
-    assert recovery.absorption(world, truth, dull) == pytest.approx(0, abs=0.06)
+    gaps = recovery.absorption(world, truth, dull)
+    assert len(gaps) == 16 and gaps.mean() == pytest.approx(0, abs=0.06)
+    codes = lambda x: dull.float()  # noqa: E731
+    found = recovery.figures(world, truth.float(), truth.float(), world.directions, codes)
+    low, high = found["ci"]["absorption"]
+    assert low < found["absorption"] < high
+    assert found["absorption"] == pytest.approx(gaps.mean())
+
+
+def test_chance_of_f1_and_uniqueness():
+    """Of perfect codes, shuffled partners hit as chance has it; random rows share features."""
+    world = worlds.make("superposed", 0)
+    f, _ = world.sample(20_000, generator())
+    found = recovery._chance(world, f, f, world.directions, 0)
+    assert found["chance_f1"] == pytest.approx(0.03 + 1 / 64, abs=0.03)  # one in 64 is its own
+    draw = torch.randn(64, 32, generator=generator(9))
+    expected = recovery._unique(world, draw).mean()
+    assert found["chance_uniqueness"] == pytest.approx(expected, abs=0.15)
+    assert recovery._unique(world, world.directions).all()
 
 
 def test_f1_counts_hits_and_false_alarms():
