@@ -88,6 +88,7 @@ class Plan:
         try:
             width, n_rows = self.sample.shape[1], getattr(self.stream, "n_rows", None)
             self.configs = [order.configs(width, batch_size, n_rows) for order in orders]
+            start.require_trainable(self.sample, [config for _, config in self.configs])
             knows = getattr(self.stream, "identity", None)
             self._data = {"seed": data_seed} | ({} if knows is None else {SOURCE: knows()})
         except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -24,13 +25,18 @@ _TILE_ROWS = 2048
 
 
 def inputs(sample: Tensor, config: TrainConfig) -> Normaliser:
-    """The normalisation of a run, fitted to raw sample [N, D].
-
-    Raises DataError for activations that float32 cannot train on: all alike, too large, too small.
-    """
+    """The normalisation of a run, fitted to raw sample [N, D] that is `require_trainable`."""
     assert config.normalisation is not None
+    return Normaliser.fit(config.normalisation, sample)  # type: ignore[arg-type]
+
+
+def require_trainable(sample: Tensor, configs: Iterable[TrainConfig]) -> None:
+    """Raise DataError for raw x [N, D] that float32 cannot train on in one of these runs.
+
+    That is where they are all alike, too large, or too small.
+    """
     size, spread = size_and_spread(sample)
-    raw = config.normalisation == "none"
+    raw = any(config.normalisation == "none" for config in configs)
     least, most = (SMALLEST_SEEN, LARGEST_SEEN) if raw else (SMALLEST, LARGEST)
     if size == 0:
         raise DataError(
@@ -54,7 +60,6 @@ def inputs(sample: Tensor, config: TrainConfig) -> Normaliser:
             expected=f"{least:g} to {most:g}",
             hint="Use --set normalisation=mean_norm." if within else "Multiply them by a constant.",
         )
-    return Normaliser.fit(config.normalisation, sample)  # type: ignore[arg-type]
 
 
 def size_and_spread(x: Tensor) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from monoscope.errors import DataError
 from monoscope.train import train
 from monoscope.train.config import TrainConfig
-from monoscope.train.start import inputs, size_and_spread, whitened
+from monoscope.train.start import inputs, require_trainable, size_and_spread, whitened
 
 
 def _centred(n: int = 4000, d: int = 12) -> Tensor:
@@ -84,17 +84,18 @@ def test_size_and_spread_are_those_of_exact_arithmetic():
 )
 def test_activations_that_nothing_can_be_learnt_from(x, message, normalisation):
     with pytest.raises(DataError, match=message) as caught:
-        inputs(x, _config(normalisation=normalisation))
+        require_trainable(x, [_config(normalisation=normalisation)])
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("scale", [1e12, 1e-12])
 def test_sizes_that_only_normalised_inputs_can_have(scale):
     x = _gauss() * scale
+    require_trainable(x, [_config()])
     seen = inputs(x, _config())(x)
     assert float(seen.norm(dim=1).mean()) == pytest.approx(math.sqrt(8), rel=1e-4)
     with pytest.raises(DataError, match=r"without normalisation.*expected 1e-08 to 1e\+08"):
-        inputs(x, _config(normalisation="none"))
+        require_trainable(x, [_config(), _config(normalisation="none")])
 
 
 @pytest.mark.parametrize("recipe", ["topk", "bricken", "jumprelu", "gated", "kl"])
@@ -115,3 +116,11 @@ def test_whitening_takes_its_covariance_in_float64():
     """The squares of these do not fit into float32."""
     got = whitened(_centred().float() * 1e18, 1.0)
     assert torch.allclose(got, whitened(_centred().float(), 1.0), rtol=1e-3, atol=1e-3)
+
+
+def test_activations_that_are_refused_leave_no_folder(tmp_path):
+    asked = {"d_sae": 16, "k": 4, "n_tokens": 640, "batch_size": 64, "out": tmp_path / "run"}
+    with pytest.raises(DataError, match="all alike"):
+        train(torch.ones(300, 8), **asked)
+    assert not (tmp_path / "run").exists()
+    assert train(_gauss(300), **asked).out == tmp_path / "run"
