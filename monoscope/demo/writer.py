@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import torch
 
 from monoscope.data.store import ActivationStore
 from monoscope.features.atlas import Atlas
@@ -22,7 +20,8 @@ SAMPLE_PROMPTS = (
     "Today we are going to talk about",
     "The story begins with",
 )
-N_WORDS, N_KINDS, N_FINALISTS = 48, 128, 8
+N_WORDS, N_KINDS = 1024, 128  # features screened, at most
+WORD_FINALISTS, KIND_FINALISTS = 20, 8
 STRENGTHS, SCREEN_AT = (0.3, 0.4, 0.5), 0.45
 DENSITY = (1e-4, 5e-2)
 _READS = 0.25  # held-out F1 of its label from which a latent of words reads
@@ -50,18 +49,17 @@ def steer_sample(
         if DENSITY[0] <= row.density <= DENSITY[1]
     ]
     owners = owned(atlas.meta_mass(), store)
-    read = {row.latent for row in rows if (row.label_f1 or 0.0) >= _READS}
-    promised = {i: words for i, words in word_promises(lm, rows).items() if i in read}
-    words = best_aimed(lm, sae, promised, N_WORDS)
+    words = best_readers(word_promises(lm, rows), rows, N_WORDS)
     kinds = kind_promises(rows, owners, typical_tokens(store, owners.values(), lm.special_ids))
-    tried = [group for group in (words, kinds) if group]
-    if not tried:
+    tried = [(words, WORD_FINALISTS), (kinds, KIND_FINALISTS)]
+    if not words and not kinds:
         return {"n_candidates": 0, "writer": None, "samples": []}
     ranked = [
         writer
-        for group in tried
+        for group, n_finalists in tried
+        if group
         for writer in find_writers(
-            lm, sae, group, n_finalists=N_FINALISTS, screen_at=SCREEN_AT, strengths=STRENGTHS,
+            lm, sae, group, n_finalists=n_finalists, screen_at=SCREEN_AT, strengths=STRENGTHS,
             seed=seed,
         )
     ]  # fmt: skip
@@ -148,23 +146,15 @@ def typical_tokens(
     }
 
 
-def best_aimed(lm: LM, sae: SAE, promised: Promises, n: int) -> Promises:
-    """The n features whose decoder row raises its promised tokens most, in standard deviations.
+def best_readers(promised: Promises, rows: Sequence[Row], n: int) -> Promises:
+    """The n latents of those that read whose labels have the highest held-out F1, best first.
 
-    Reading alone makes no writer.
-    Σ_t w_t (z_t − mean z) / (std z · Σ_t w_t), for z = W_U (γ ⊙ d) the logit lens of the row.
+    All that read are worth a screening: what a row promises by its logit lens says little of what
+    it writes, since half of the model stands between.
     """
-    aim: dict[int, float] = {}
-    latents = list(promised)
-    for start in range(0, len(latents), 256):
-        block = latents[start : start + 256]
-        logits = lm.lens(sae.W_dec[block])
-        logits = (logits - logits.mean(1, keepdim=True)) / logits.std(1, keepdim=True)
-        for latent, row in zip(block, logits, strict=True):
-            tokens = torch.tensor(list(promised[latent]), device=row.device)
-            weights = torch.tensor(list(promised[latent].values()), device=row.device)
-            aim[latent] = float(row[tokens] @ weights / weights.sum())
-    return {latent: promised[latent] for latent in sorted(aim, key=lambda i: -aim[i])[:n]}
+    f1 = {row.latent: row.label_f1 or 0.0 for row in rows}
+    reads = [latent for latent in promised if f1[latent] >= _READS]
+    return {latent: promised[latent] for latent in sorted(reads, key=lambda i: -f1[i])[:n]}
 
 
 def _tokens_by_value(store: ActivationStore) -> dict[str, Counter[int]]:
