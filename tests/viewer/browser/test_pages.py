@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 pytestmark = pytest.mark.browser
 
@@ -41,6 +42,8 @@ def test_each_page_is_drawn_and_fits_a_phone(fresh: Callable[..., Page], path: s
     for width in (390, 900, 1440):
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        head = page.locator("header.top").bounding_box()
+        assert head and head["height"] <= (96 if width == 390 else 60)
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -49,10 +52,51 @@ def test_axe_finds_nothing_serious(
 ) -> None:
     watch.allow(INLINE)
     page = opened(fresh(), path)
-    for theme in ("light", "dark"):
-        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
-        found = axe(page, node_modules)
-        assert [told for told in found if told["impact"] in SERIOUS] == [], theme
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+            found = axe(page, node_modules)
+            assert [t for t in found if t["impact"] in SERIOUS] == [], (width, theme)
+
+
+# What the browser itself counts as having moved by no doing of the reader's.
+SHIFTS = """window.shifts = []; new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shifts.push(
+        [entry.value, entry.sources.map((s) => s.node?.className || s.node?.nodeName)]);
+}).observe({type: "layout-shift", buffered: true});"""
+MOST_SHIFT = 0.1  # of the Core Web Vitals' "good"
+
+
+def shifted(page: Page) -> tuple[float, Any]:
+    """The sum of all layout shifts since the page was asked for, and what moved."""
+    page.evaluate("() => new Promise((done) => setTimeout(() => requestAnimationFrame(done), 300))")
+    seen = page.evaluate("window.shifts")
+    return sum(value for value, _ in seen), seen
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_jumps_while_a_page_loads(fresh: Callable[..., Page], path: str) -> None:
+    """Each answer of the API is held back a little, so that what comes late is drawn late."""
+    for width in (390, 1440):
+        page = fresh(width=width, height=844)
+        page.add_init_script(SHIFTS)
+        page.route("**/api/v1/runs/curve*", _late)
+        page.route("**/api/v1/status", _late)
+        total, seen = shifted(opened(page, path))
+        assert total < MOST_SHIFT, seen
+
+
+def test_a_jump_would_be_seen(page: Page) -> None:
+    page.add_init_script(SHIFTS)
+    opened(page, "/run")
+    page.evaluate("document.querySelector('.runs .panel').style.marginTop = '200px'")
+    assert shifted(page)[0] > MOST_SHIFT
+
+
+def _late(route: Route) -> None:
+    time.sleep(0.2)
+    route.continue_()
 
 
 def axe(page: Page, node_modules: Path) -> list[dict[str, Any]]:
