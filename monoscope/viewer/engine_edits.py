@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from monoscope.viewer.engine import Loaded
 
 MAX_EDITS = 64
+MOST = 1e6  # in any unit: beyond it nothing is left of the model, and float32 soon overflows
 Latent = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 Message = dict[str, str]
 
@@ -29,7 +30,7 @@ class EditSpec(BaseModel):
 
     latent: Latent
     op: Literal["add", "set", "scale", "ablate", "cap"]
-    value: float | None = Field(default=None, allow_inf_nan=False)
+    value: float | None = Field(default=None, ge=-MOST, le=MOST, allow_inf_nan=False)
     unit: Literal["raw", "max", "norm"] = "raw"
     where: str = Field(default="all", max_length=60)
 

@@ -92,6 +92,10 @@ def test_edits_steer_and_are_those_of_python(client, lm, sae, latent):
     assert steered.monoscope["edits"] == [f"{latent}=add:1.2norm@generated"]
     assert steered.monoscope["relative_norm"] > 0.3
     no_op = [{"latent": latent, "op": "scale", "value": 1}]
+    stream = list(client.completions.create(**asked, stream=True, extra_body={"edits": edits}))
+    assert [hasattr(chunk, "monoscope") for chunk in stream] == [False] * (len(stream) - 1) + [True]
+    assert stream[-1].monoscope == steered.monoscope
+    assert stream[-1].choices[0].finish_reason == steered.choices[0].finish_reason
     same = client.completions.create(**asked, extra_body={"edits": no_op})
     assert same.choices[0].text == plain.choices[0].text
 
@@ -106,7 +110,7 @@ def test_streams_join_to_the_whole_and_tell_usage(client):
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert text == whole.choices[0].message.content
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
-    assert chunks[-1].choices == []
+    assert chunks[-1].choices == [] and chunks[-2].monoscope == whole.monoscope
     assert chunks[-1].usage == whole.usage
     assert len({c.id for c in chunks}) == 1
     other = client.chat.completions.create(**(asked | {"seed": 8}))
@@ -214,6 +218,13 @@ REFUSED = {
     "no value": ({"extra_body": {"edits": [{"latent": 1, "op": "add"}]}}, "add needs a value"),
     "value": (
         {"extra_body": {"edits": [{"latent": 1, "op": "ablate", "value": 1}]}}, "takes no value",
+    ),
+    "too much": (
+        {"extra_body": {"edits": [{"latent": 1, "op": "add", "value": 1e30}]}},
+        "edits.0.value: Input should be less than or equal to 1000000",
+    ),
+    "too little": (
+        {"extra_body": {"edits": [{"latent": 1, "op": "scale", "value": -2e6}]}}, "edits.0.value",
     ),
     "edit field": (
         {"extra_body": {"edits": [{"latent": 1, "op": "ablate", "layer": 3}]}}, "edits.0.layer",

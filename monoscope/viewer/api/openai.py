@@ -304,16 +304,22 @@ async def _respond(
     with_usage = body.stream_options is not None and body.stream_options.include_usage
     opening = shape.opening()
 
-    def chunk(choices: list[Any], usage: Any = None) -> str:
-        more = {"usage": usage} if with_usage else {}
-        return engine_stream.data_line({**base, "choices": choices, **more})
+    end: dict[str, Any] = {}
+
+    def chunk(choices: list[Any], usage: Any = None, **more: Any) -> str:
+        counted = {"usage": usage} if with_usage else {}
+        return engine_stream.data_line({**base, "choices": choices, **counted, **more})
 
     def encode(piece: Piece | Usage) -> str:
-        nonlocal opening
-        if isinstance(piece, Usage):
-            return chunk([], piece.counts()) if with_usage else ""
+        nonlocal opening, end
+        if isinstance(piece, Usage):  # known when all is written: the last choice waits for it
+            last = chunk([end], monoscope=piece.extra())
+            return last + (chunk([], piece.counts()) if with_usage else "")
         begin = chunk([opening]) if opening else ""
         opening = None
+        if piece.finish_reason is not None:
+            end = shape.part(piece)
+            return begin
         return begin + chunk([shape.part(piece)])
 
     return engine_stream.stream(
