@@ -244,7 +244,7 @@ def _text(rule: Rule | None, clear: bool, n_fired: int) -> str | None:
     if clear:
         return rule.describe()
     assert isinstance(rule, AnyOf)
-    head = "unclear · top tokens "
+    head = "unclear · best guess "  # of the rules on tokens, and not good enough to be a label
     for n in range(len(rule.values), 0, -1):
         text = head + ", ".join(quoted(value) for value in rule.values[:n])
         if len(text) <= LABEL_WIDTH:

@@ -49,6 +49,6 @@ def test_words_alone_carry_none():
     rule = AnyOf("token", (" est",)).to_json()
     for label, method in (
         ("French verbs", "llm"), ("mine", "human"), (None, None),
-        ('unclear · top tokens " est"', "rule"),
+        ('unclear · best guess " est"', "rule"),
     ):  # fmt: skip
         assert label_tokens(label, method, rule, None) == []

@@ -208,7 +208,7 @@ def test_a_label_speaks_of_strong_firings(labelled: Atlas) -> None:
 def test_noise_is_called_unclear(labelled: Atlas) -> None:
     for name in ("sparse noise", "dense noise"):
         got = row(labelled, name)
-        assert got["label"].startswith('unclear · top tokens "'), got
+        assert got["label"].startswith('unclear · best guess "'), got
         assert abs(got["label_auc"] - 0.5) < 0.1
         assert rule_of(got).field == "token"
     assert row(labelled, "sparse noise")["label_f1"] < 0.2

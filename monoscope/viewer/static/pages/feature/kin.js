@@ -36,6 +36,6 @@ function Row({ one, relation, href }) {
   const doubts = chance ? "by chance" : one.agrees ? "" : "fires otherwise";
   const said = `cosine ${one.cosine.toFixed(2)} (by chance up to ${relation.chance.toFixed(2)}), parent fires on ${(100 * one.parent_given_child).toFixed(0)} % of the child's tokens, both on ${whole(one.n_both)}${one.agrees ? "" : `; in firing it is nearest to ${one.by_firing === null ? "none" : one.by_firing} of the smaller`}`;
   return html`<li class=${doubts ? "doubt" : ""} title=${said}><a href=${href}><span class="num dim">${one.latent}</span>
-    <span class="name ${one.label && !one.label.startsWith("unclear") ? "" : "unclear"}" title=${visible(label)}><${LabelWords} text=${label.replace(/^unclear · (top tokens )?/, "")} /></span>
+    <span class="name ${one.label && !one.label.startsWith("unclear") ? "" : "unclear"}" title=${visible(label)}><${LabelWords} text=${label.replace(/^unclear · (top tokens |best guess )?/, "")} /></span>
     <span class="doubts dim">${doubts}</span><span class="num">${one.cosine.toFixed(2)}</span><span class="num">${one.parent_given_child.toFixed(2)}</span></a></li>`;
 }
