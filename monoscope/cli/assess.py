@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,8 +19,10 @@ from monoscope.errors import ConfigError
 from monoscope.files import write_atomic
 
 if TYPE_CHECKING:
+    from monoscope.evals.compare import Column, Row
     from monoscope.evals.material import Tell
 
+_OF_A_BASELINE = ("fvu", "l0", "delta_ce", "kl")
 _TOKENS = 1_000  # parts: a suite has fewer of them, and tokens are more
 
 
@@ -96,10 +98,19 @@ def evaluate(
     told = result.to_json()
     if as_json:
         return print_json(told)
-    shown = {k: v for k, v in told.items() if k not in ("baselines", "ci", "provenance")}
+    kept = {k: v for k, v in told.items() if k not in ("baselines", "ci", "provenance")}
+    print_table({name: _as_text(told, name) for name in kept})
     for name, values in told["baselines"].items():
-        shown[f"{name} (baseline)"] = f"fvu {values['fvu']:.4g}, l0 {values['l0']:.4g}"
-    print_table(shown)
+        parts = (f"{k} {_as_text(values, k)}" for k in _OF_A_BASELINE if values[k] is not None)
+        console().print(Text(f"{name} (baseline): {', '.join(parts)}"))
+
+
+def _as_text(figures: Mapping[str, Any], name: str) -> Any:
+    """A figure as text with its 95 % interval; what is no float or has none, without."""
+    held, span = figures[name], figures["ci"].get(name)
+    if span is None:
+        return f"{held:.4g}" if isinstance(held, float) else held
+    return f"{figures[name]:.4g} ({span[0]:.4g} to {span[1]:.4g})"
 
 
 def _suite(
@@ -142,8 +153,7 @@ def _suite(
     if as_json:
         return print_json(told)
     families = told["eval_result_unstructured"]["monoscope"]["families"]
-    mine = compare.row("this SAE", families)
-    _show([mine, *compare.baseline_rows(families)])
+    _show([compare.row("this SAE", families)])
     for name, figures in families.items():
         if "skipped" in figures:
             console().print(Text(f"{name}: not measured, {figures['skipped']}", style="dim"))
@@ -183,7 +193,17 @@ def report(
     if out is not None:
         write_atomic(out, (markdown if Path(out).suffix == ".md" else render)(rows))
     if as_json:
-        return print_json({"saes": {row.name: row.figures for row in rows}, "out": out})
+        return print_json(
+            {
+                "saes": {row.name: row.figures for row in rows},
+                "ci": {row.name: row.ci for row in rows},
+                "baselines": {
+                    row.name: {b.name: b.figures for b in compare.baseline_rows(row.families)}
+                    for row in rows
+                },
+                "out": out,
+            }
+        )
     _show(rows)
 
 
@@ -193,16 +213,33 @@ def one_model(model: str | None, no_model: bool) -> None:
         raise ConfigError("--model and --no-model exclude each other", hint="Leave one out.")
 
 
-def _show(rows: list[Any]) -> None:
-    """SAEs as columns, figures as rows: a terminal is taller than it is wide."""
+def _show(rows: Sequence[Row]) -> None:
+    """SAEs as columns, figures as rows: a terminal is taller than it is wide.
+
+    Baselines have columns of their own beside a lone SAE, and lines of their own under several.
+    """
     from monoscope.evals import compare
 
+    beside = {row.name: compare.baseline_rows(row.families) for row in rows}
+    lone = len(rows) == 1
+    across = [*rows, *beside[rows[0].name]] if lone else list(rows)
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("")
-    for row in rows:
+    for row in across:
         table.add_column(Text(row.name), justify="right", overflow="fold")
-    cells = [row.cells() for row in rows]
-    for column in compare.shown(rows):
-        at = compare.COLUMNS.index(column)
-        table.add_row(Text(column.title, style="dim"), *(Text(held[at]) for held in cells))
+    names = dict.fromkeys(b.name for held in beside.values() for b in held)
+    for column in compare.shown(across):
+        table.add_row(Text(column.title, style="dim"), *(_cell(row, column) for row in across))
+        for name in () if lone else names:
+            held = [next((b for b in beside[r.name] if b.name == name), None) for r in rows]
+            if any(b is not None and b.figures[column.key] is not None for b in held):
+                table.add_row(Text(f"  {name}", style="dim"), *(_cell(b, column) for b in held))
     console().print(table)
+
+
+def _cell(row: Row | None, column: Column) -> Text:
+    """A figure with its interval below it, dim; a dash for what is not there."""
+    told = Text("–" if row is None else row.cell(column))
+    if row is not None and row.interval(column):
+        told.append(f"\n{row.interval(column)}", style="dim")
+    return told

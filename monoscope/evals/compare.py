@@ -55,18 +55,29 @@ FRONTS = (("l0", "fvu"), ("l0", "delta_ce"), ("l0", "probe_1"), ("fvu", "probe_1
 
 @dataclass(frozen=True)
 class Row:
-    """One SAE's figures, by column key; null where its result does not hold one."""
+    """One SAE's figures and their intervals, by column key; null where its result holds none."""
 
     name: str
     figures: dict[str, float | None]
     families: Mapping[str, Any]
+    ci: dict[str, tuple[float, float] | None]
 
     def cells(self) -> list[str]:
         """The figures as they are written, – for null."""
-        return [
-            "–" if self.figures[c.key] is None else format(self.figures[c.key], c.form)
-            for c in COLUMNS
-        ]
+        return [self.cell(column) for column in COLUMNS]
+
+    def cell(self, column: Column) -> str:
+        """A figure as it is written, – for null."""
+        held = self.figures[column.key]
+        return "–" if held is None else format(held, column.form)
+
+    def interval(self, column: Column) -> str:
+        """A figure's interval as it is written; empty where there is none."""
+        span = self.ci[column.key]
+        if span is None:
+            return ""
+        low, high = (format(end, column.form.lstrip("+")) for end in span)
+        return f"{low} to {high}" if low.startswith("-") else f"{low}–{high}"
 
 
 def read_results(paths: Sequence[str | Path]) -> list[Row]:
@@ -114,7 +125,8 @@ def families_of(path: Path) -> dict[str, Any]:
 
 def row(name: str, families: Mapping[str, Any]) -> Row:
     """The figures of COLUMNS among the families'."""
-    return Row(name, {c.key: _at(families, c.path) for c in COLUMNS}, families)
+    figures = {c.key: _number(_at(families, c.path)) for c in COLUMNS}
+    return Row(name, figures, families, {c.key: _interval(families, c.path) for c in COLUMNS})
 
 
 def baseline_rows(families: Mapping[str, Any]) -> list[Row]:
@@ -164,8 +176,24 @@ def column(key: str) -> Column:
     return next(c for c in COLUMNS if c.key == key)
 
 
-def _at(families: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
+def _interval(families: Mapping[str, Any], path: tuple[str, ...]) -> tuple[float, float] | None:
+    """The interval beside a figure: "ci" of that name or of the mean it is, or range over pairs."""
+    *place, name = path
+    around = _at(families, tuple(place))
+    if not isinstance(around, Mapping):
+        return None
+    span = around.get("ci")
+    span = span.get(name) if isinstance(span, Mapping) else span
+    span = around.get(f"{name}_range") if span is None else span
+    return (float(span[0]), float(span[1])) if isinstance(span, list | tuple) else None
+
+
+def _at(families: Mapping[str, Any], path: tuple[str, ...]) -> Any:
     held: Any = families
     for part in path:
         held = held.get(part) if isinstance(held, Mapping) else None
+    return held
+
+
+def _number(held: Any) -> float | None:
     return float(held) if isinstance(held, int | float) else None
