@@ -146,7 +146,8 @@ def explain(atlas: str, sae: str, store: str, asked: Asked, as_json: bool) -> No
         Bar("label", "questions") as bar,
     ):
         loaded, acts = load_sae(sae), ActivationStore.open(store)
-        random = RandomSAE(acts.norm_stats.mean, loaded.d_sae, loaded.config.k or _L0, asked.seed)
+        l0 = loaded.config.k or max(1, round(held.manifest["l0"]))  # as measured by `index`
+        random = RandomSAE(acts.norm_stats.mean, loaded.d_sae, l0, asked.seed)
         summary = run(
             held, loaded, acts, endpoint, latents, random_sae=random, prompts=prompts,
             budget=budget, journal=Journal(journal_path(folder, endpoint)), settings=settings,
@@ -180,6 +181,3 @@ def forecast_line(told: dict[str, Any]) -> str:
         f"label: about {told['n_calls']:,} questions, {told['prompt_tokens']:,} tokens in and "
         f"{told['completion_tokens']:,} out; cost: {cost}"
     )
-
-
-_L0 = 32  # latents that the random SAE keeps on a token, where the SAE at hand has no k of its own

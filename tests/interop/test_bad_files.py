@@ -147,6 +147,8 @@ def test_pickled_arrays_are_refused_and_not_run(tmp_path):
     [
         (lambda p: f.write_saelens(p, "temporal"), "temporal"),
         (lambda p: f.write_saelens(p, "transcoder"), "transcoder"),
+        (lambda p: f.write_saelens(p, "skip_transcoder"), "skip_transcoder"),
+        (lambda p: f.write_saelens(p, "matching_pursuit"), "matching_pursuit"),
         (lambda p: f.write_saelens(p, normalize_activations="covariance_whitening"), "whitening"),
         (lambda p: f.write_sparsify(p, transcode=True), "transcoder"),
         (lambda p: f.write_sparsify(p, skip_connection=True), "skip connection"),

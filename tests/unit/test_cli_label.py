@@ -59,7 +59,8 @@ def test_latents_are_numbers_and_ranges():
             parse_latents(bad)
 
 
-def test_flags_are_passed_on(capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("k", "random_k"), [(3, 3), (None, 5)])
+def test_flags_are_passed_on(capsys, monkeypatch, tmp_path, k, random_k):
     got = {}
 
     def explain(atlas, sae, store, endpoint, latents, *, progress, announce, **given):
@@ -67,9 +68,9 @@ def test_flags_are_passed_on(capsys, monkeypatch, tmp_path):
         announce({"n_calls": 9, "prompt_tokens": 5, "completion_tokens": 4, "cost": 0.25})
         return {"n_latents": len(latents)}
 
-    sae = SimpleNamespace(d_sae=8, config=SimpleNamespace(k=3))
+    sae = SimpleNamespace(d_sae=8, config=SimpleNamespace(k=k))
     store = SimpleNamespace(norm_stats=SimpleNamespace(mean=torch.zeros(4)))
-    atlas = SimpleNamespace(require=int)
+    atlas = SimpleNamespace(require=int, manifest={"l0": 4.6})
     monkeypatch.setattr("monoscope.features.explain.run.explain", explain)
     monkeypatch.setattr("monoscope.artifact.load_sae", lambda path: sae)
     monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: store)
@@ -86,7 +87,7 @@ def test_flags_are_passed_on(capsys, monkeypatch, tmp_path):
     assert (settings.n_control, settings.answer_tokens) == (5, 99)
     assert (budget.prices.per_m_in, budget.prices.per_m_out, budget.max_cost) == (1, 2, 3)
     assert (endpoint.url, endpoint.timeout) == ("http://127.0.0.1:9/v1/chat/completions", 9)
-    assert got["random_sae"].directions.shape == (8, 4) and got["random_sae"].k == 3
+    assert got["random_sae"].directions.shape == (8, 4) and got["random_sae"].k == random_k
     assert got["journal"].path.parent == tmp_path
 
 

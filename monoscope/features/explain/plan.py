@@ -67,6 +67,7 @@ class Case:
     explanation: str | None = None
     judged: list[tuple[Item, float]] = field(default_factory=list)
     shuffled: list[tuple[Item, float]] = field(default_factory=list)
+    shuffled_fuzz: list[tuple[Item, float]] = field(default_factory=list)
     n_failed: int = 0
     given: str | None = None
 
@@ -82,10 +83,9 @@ def forecast(
             continue
         texts.append(_length(prompts, "explain", excerpts=case.evidence.excerpts))
         n_out += _OUT_EXPLAIN
-    again = [case.exam.detect for case in shuffled[: settings.n_control]]
-    asked = [("detect", b) for case in cases for b in case.exam.detect]
-    asked += [("fuzz", b) for case in cases for b in case.exam.fuzz]
-    asked += [("detect", b) for batches in again for b in batches]
+    exams = [case.exam for case in (*cases, *shuffled[: settings.n_control])]
+    asked = [("detect", b) for exam in exams for b in exam.detect]
+    asked += [("fuzz", b) for exam in exams for b in exam.fuzz]
     for name, items in asked:
         excerpts = as_list([item.text for item in items])
         texts.append(

@@ -138,7 +138,7 @@ def _work(
     """Ask everything: explanations and exams first, then exams with shuffled explanations."""
     again = cases[: settings.n_control]
     total = sum(1 + case.exam.n_calls for case in (*cases, *random))
-    total += sum(len(case.exam.detect) for case in again)
+    total += sum(case.exam.n_calls for case in again)
     count = _Count(progress, total)
     try:
         first = (*cases, *random)
@@ -209,6 +209,7 @@ def _examine(judge: Judge, case: Case, count: _Count) -> None:
 
 def _shuffled(judge: Judge, case: Case, explanation: str, count: _Count) -> None:
     case.shuffled = _answers(judge, case, "detect", explanation, case.exam.detect, count)
+    case.shuffled_fuzz = _answers(judge, case, "fuzz", explanation, case.exam.fuzz, count)
 
 
 def _answers(

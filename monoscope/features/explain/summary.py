@@ -26,6 +26,7 @@ def _scores(case: Case) -> dict[str, Score]:
         "contrast": _score(case.judged, "positive", "hard"),
         "fuzzing": _score(case.judged, "marked", "mismarked"),
         "shuffled": _score(case.shuffled, "positive", "random"),
+        "shuffled_fuzzing": _score(case.shuffled_fuzz, "marked", "mismarked"),
     }
 
 
@@ -35,6 +36,7 @@ def table_row(case: Case, model: str) -> dict[str, Any]:
     figures = {
         f"{test}_{name}": value
         for test, s in scores.items()
+        if test != "shuffled_fuzzing"  # a figure of the run, in its summary
         for name, value in (
             ("auc", s.auc), ("accuracy", s.balanced_accuracy),
             ("sensitivity", s.sensitivity), ("specificity", s.specificity),
@@ -73,8 +75,8 @@ def summarise(
     seed, prices = settings.seed, judge.budget.prices
     scores, control = [_scores(case) for case in cases], [_scores(case) for case in random]
 
-    def figures(held: Sequence[dict[str, Score]], *tests: str) -> dict[str, Any]:
-        return {test: asdict(mean([s[test].auc for s in held], seed)) for test in tests}
+    def figures(held: Sequence[dict[str, Score]], *tests: str, of: str = "auc") -> dict[str, Any]:
+        return {t: asdict(mean([getattr(s[t], of) for s in held], seed)) for t in tests}
 
     return {
         "schema_version": 1,
@@ -87,9 +89,15 @@ def summarise(
         "n_explained": sum(case.explanation is not None for case in cases),
         "n_scored": sum(s["detection"].auc is not None for s in scores),
         "auc": figures(scores, "detection", "fuzzing", "contrast"),
+        "balanced_accuracy": figures(
+            scores, "detection", "fuzzing", "contrast", of="balanced_accuracy"
+        ),
         "control": {
             "shuffled": figures(scores, "shuffled")["shuffled"]
-            | {"definition": "detection with another latent's explanation"},
+            | {
+                "fuzzing": figures(scores, "shuffled_fuzzing")["shuffled_fuzzing"],
+                "definition": "detection, and fuzzing, with another latent's explanation",
+            },
             "random_sae": figures(control, "detection", "fuzzing")
             | {"definition": "explained and judged alike: latents of a frozen random SAE"},
         },

@@ -1,10 +1,13 @@
-"""SAELens' run_evals on the tiny model: prints its metrics as JSON, without and with a mask."""
+"""SAELens' run_evals of an SAE that monoscope exported, on the tiny model; its metrics as JSON.
+
+`python lens_evals.py FOLDER`: without and with a mask, through SAELens's own SAE.encode.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 import warnings
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +15,10 @@ import torch.nn.functional as F
 warnings.filterwarnings("ignore")
 
 import tiny_model  # noqa: E402
+from sae_lens import SAE  # noqa: E402
 from sae_lens.evals import EvalConfig, run_evals  # noqa: E402
 from sae_lens.training.activation_scaler import ActivationScaler  # noqa: E402
 
-HOOK = "x"
 HELD = tiny_model.weights()
 
 
@@ -24,13 +27,16 @@ class Model:
 
     tokenizer = None
 
+    def __init__(self, hook):
+        self.hook = hook
+
     def __call__(self, ids, return_type="both", loss_per_token=True, **_):
         return self.run_with_hooks(ids, fwd_hooks=[])
 
     def run_with_hooks(self, ids, fwd_hooks=(), **_):
         def edit(x):
             for _, hook in fwd_hooks:
-                x = hook(x, None)
+                x = hook(x, None).to(x.dtype)  # the SAE is float32, the model float64
             return x
 
         logits = tiny_model.forward(HELD, ids, edit)
@@ -41,27 +47,10 @@ class Model:
         seen = {}
 
         def look(x):
-            seen[HOOK] = x
+            seen[self.hook] = x
             return x
 
         return tiny_model.forward(HELD, ids, look), seen
-
-
-class SAE:
-    """The tiny SAE with SAELens' members: relu, rows tied."""
-
-    device = torch.device("cpu")
-    cfg = SimpleNamespace(
-        metadata=SimpleNamespace(hook_name=HOOK, hook_head_index=None), d_sae=tiny_model.L
-    )
-    W_enc, W_dec = HELD["rows"].T, HELD["rows"]
-    b_enc = torch.zeros(tiny_model.L, dtype=torch.float64)
-
-    def encode(self, x):
-        return F.relu((x - HELD["bias"]) @ self.W_enc - 0.5)
-
-    def decode(self, codes):
-        return codes @ self.W_dec + HELD["bias"]
 
 
 class Store:
@@ -82,11 +71,12 @@ def main() -> None:
         n_eval_sparsity_variance_batches=1, compute_kl=True, compute_ce_loss=True,
         compute_l2_norms=True, compute_sparsity_metrics=True, compute_variance_metrics=True,
     )  # fmt: skip
-    told = {}
+    sae, told = SAE.load_from_disk(sys.argv[1]), {}
+    model = Model(sae.cfg.metadata.hook_name)
     for name, ignored in (("all", []), ("masked", [3, 5])):
         with torch.no_grad():
             metrics, _ = run_evals(
-                SAE(), Store(), Model(), ActivationScaler(), config,
+                sae, Store(), model, ActivationScaler(), config,
                 exclude_special_tokens=ignored or False,
             )  # fmt: skip
         told[name] = metrics

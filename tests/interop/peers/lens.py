@@ -26,7 +26,13 @@ from dictionary_learning.trainers.matryoshka_batch_top_k import (  # noqa: E402
 )
 from dictionary_learning.trainers.top_k import AutoEncoderTopK  # noqa: E402
 from dictionary_learning.utils import load_dictionary  # noqa: E402
-from sae_lens import SAE, BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig  # noqa: E402
+from sae_lens import (  # noqa: E402
+    SAE,
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+)
 from sae_lens.registry import get_sae_class  # noqa: E402
 from sparsify import SparseCoder, SparseCoderConfig  # noqa: E402
 
@@ -72,6 +78,23 @@ def batchtopk(folder: Path) -> Answer:
     sae.load_state_dict(lens_state("topk") | {"topk_threshold": torch.tensor(1.25).double()})
     sae.save_inference_model(folder)
     return ask(SAE.load_from_disk(folder), activations())
+
+
+def checkpoint(cls, config, **settings: object):
+    """A training checkpoint as SAELens leaves it; what it computes is said by its own finished SAE.
+
+    With rows that have no unit norm, which the training SAE multiplies its codes by.
+    """
+
+    def case(folder: Path) -> Answer:
+        sae = cls(config(d_in=D, d_sae=L, k=K, **settings))
+        state = lens_state("topk", unit=False) | {"topk_threshold": torch.tensor(1.25).double()}
+        sae.load_state_dict(state)
+        sae.save_model(folder)
+        sae.save_inference_model(folder / "finished")
+        return ask(SAE.load_from_disk(folder / "finished"), activations())
+
+    return case
 
 
 def legacy(folder: Path, **settings: object) -> Answer:
@@ -235,6 +258,12 @@ WRITE = {
     "saelens-standard-layer_norm": saelens("standard", normalize_activations="layer_norm"),
     "saelens-topk-constant_norm": saelens("topk", normalize_activations="constant_norm_rescale"),
     "saelens-batchtopk": batchtopk,
+    "saelens-checkpoint-batchtopk": checkpoint(BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
+    "saelens-checkpoint-matryoshka": checkpoint(
+        MatryoshkaBatchTopKTrainingSAE,
+        MatryoshkaBatchTopKTrainingSAEConfig,
+        matryoshka_widths=[8, 24, L],
+    ),
     "saelens-legacy": legacy,
     "saelens-legacy-topk": legacy_topk,
     "gemma_scope": gemma,

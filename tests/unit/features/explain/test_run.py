@@ -77,7 +77,10 @@ def test_a_judge_who_knows_scores_one_and_the_shuffled_control_does_not(atlas, s
         assert row["n_positive"] == row["n_random"] == row["n_hard"] == 6
         assert row["shuffled_auc"] < 0.75
     assert summary["auc"]["detection"]["share_over_0_9"] == 1.0
+    assert summary["balanced_accuracy"]["fuzzing"]["mean"] == 1.0
     assert summary["control"]["shuffled"]["n"] == 4
+    fuzzing = summary["control"]["shuffled"]["fuzzing"]  # whose marks are right for another word
+    assert fuzzing["n"] == 4 and fuzzing["mean"] < 0.75
     assert (summary["n_failed"], summary["n_labelled"]) == (0, 4)
 
 
@@ -127,6 +130,8 @@ def test_probabilities_make_the_auc_where_the_server_tells_them(atlas, store):
     summary = asked(atlas, store, Script(p_yes=unsure))
     for row in rows(atlas).values():
         assert row["detection_auc"] == 1.0 and row["detection_accuracy"] == 0.5
+    assert summary["auc"]["detection"]["mean"] == 1.0
+    assert summary["balanced_accuracy"]["detection"]["mean"] == 0.5
     assert summary["n_batches_with_logprobs"] == summary["n_batches"] > 0
 
 
