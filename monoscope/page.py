@@ -29,13 +29,16 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
 .n.w td, .n.w th { white-space: normal !important; overflow-wrap: normal; }
 .n.w span { white-space: nowrap; }
 .wide { overflow-x: auto; }
-.plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 18rem; }
+.plots { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 24rem;
+  min-width: 0; } .even figure { max-width: 29.5rem; }
 svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
 .axis { stroke: var(--line); fill: none; } .bar { fill: var(--ink); }
 .dot { stroke: var(--bg); } .d0 { fill: var(--ink); } .d1 { fill: #3b7dd8; }
 .d2 { fill: #2f9e6e; } .d3 { fill: #a06bc9; } .d4 { fill: #8a8a8f; } .d5 { fill: #c94f6d; }
 .curve { stroke: var(--ink); fill: none; stroke-width: 1.6; }
-.context { margin: .15rem 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+.context { margin: .35rem 0; padding-left: 1rem; text-indent: -1rem; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+.said { margin: .2rem 0; overflow-wrap: anywhere; }
 mark { color: inherit; border-radius: 2px;
   background: rgb(236 131 0 / calc(var(--a) * var(--shade))); }
 """
@@ -85,10 +88,15 @@ def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
         return plot(title, '<text x="50%" y="50%">no data</text>')
     right = max(x for x, _ in points) or 1
     low, high = min(y for _, y in points), max(y for _, y in points)
-    span = (high - low) or 1.0
+    if low == high:  # one line, halfway up, with its value once
+        points = [(x, 0.5) for x, _ in points]
+        ends = _label(4, _H / 2 + 4, f"{high:.3g}")
+        low, span = 0.0, 1.0
+    else:
+        ends = _label(4, _PAD - 8, f"{high:.3g}") + _label(4, _H - _PAD + 4, f"{low:.3g}")
+        span = high - low
     wide, tall = (_W - 2 * _PAD) / right, (_H - 2 * _PAD) / span
     path = " ".join(f"{_PAD + x * wide:.1f},{_H - _PAD - (y - low) * tall:.1f}" for x, y in points)
-    ends = _label(4, _PAD - 8, f"{high:.3g}") + _label(4, _H - _PAD + 4, f"{low:.3g}")
     ends += _label(_W - _PAD, _H - 12, f"{right:,.0f} tokens", anchor="end")
     return plot(title, f'<polyline class="curve" points="{path}"/>{ends}')
 

@@ -19,6 +19,9 @@ FIGURES = {
 }
 """Columns of the table of figures: key of a Result -> title, format."""
 
+EMBEDDED = "SmolLM2-135M-Instruct"
+"""The model that goes by the name of demo."""
+
 _CONTEXTS = 6
 
 
@@ -31,14 +34,14 @@ def render_report(
     attributions: Sequence[str],
 ) -> str:
     """The page. events: training log; densities: of every alive latent; features: samples."""
-    title = f"monoscope: {summary['model'].get('model', '')} at {summary['site']}"
+    title = f"monoscope: {model_name(summary['model']['model'])} at {summary['site']}"
     body = [
         f"<h1>{text(title)}</h1>",
         _overview(summary),
         "<h2>On held-out documents</h2>",
         _figures(summary["eval"]),
         "<h2>Training</h2>",
-        '<div class="plots">',
+        '<div class="plots even">',
         curve("loss", [(e["n_tokens"], e["loss"]) for e in events]),
         curve("L0", [(e["n_tokens"], e["l0"]) for e in events]),
         histogram("features by density (share of tokens on which one fires)", densities),
@@ -53,6 +56,11 @@ def render_report(
         *(f"<p><small>{text(line)}</small></p>" for line in attributions),
     ]
     return document(title, body)
+
+
+def model_name(name: str) -> str:
+    """A model's name as its makers gave it."""
+    return EMBEDDED if name == "demo" else name
 
 
 def figure_rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -108,26 +116,36 @@ def context(example: Example, scale: float) -> str:
         share = min(max(value / scale, 0.0), 1.0) if scale > 0 else 0.0
         shown = text(piece)
         parts.append(f'<mark style="--a:{share:.2f}">{shown}</mark>' if share >= 0.05 else shown)
-    return f'<p class="context">{"".join(parts)}</p>'
+    before = "…" if example.start > 0 else ""
+    return f'<p class="context">{before}{"".join(parts)}</p>'
 
 
 def _steering(steer: Mapping[str, Any]) -> str:
     writer = steer["writer"]
     if writer is None:
         return "<p>No feature promises anything to try.</p>"
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{text(s[key])}</td>' for key in ('prompt', 'default', 'steered'))}"
-        f"<td>{s['relative_norm']:.2f}</td><td>{s['kl']:.2f}</td></tr>"
-        for s in steer["samples"]
-    )
+    samples = "".join(_sample(sample) for sample in steer["samples"])
     beaten = "" if writer["score"] > 0 else " No feature tried wrote better than its controls."
     return (
         f"<p>Feature #{writer['latent']}, {text(steer['label'] or 'no label')}, which promises "
         f"{text(steer['promise'])}, added at "
         f"{writer['times_norm']:g} × the median norm; the best writer of "
         f"{steer['n_candidates']} features tried.{beaten}</p>"
-        "<table><tr><th>prompt</th><th>default</th><th>steered</th><th>‖Δ‖/‖x‖</th><th>KL</th></tr>"
-        f"{rows}</table>"
+        f"{samples}"
+    )
+
+
+def _sample(sample: Mapping[str, Any]) -> str:
+    """A prompt, and what the model says after it without and with the feature, side by side."""
+    halves = "".join(
+        f'<figure><figcaption class="dim">{key}</figcaption>'
+        f'<p class="said">{text(sample[key])}</p></figure>'
+        for key in ("default", "steered")
+    )
+    cost = f"‖Δ‖/‖x‖ {sample['relative_norm']:.2f} · KL {sample['kl']:.2f}"
+    return (
+        f'<h3>{text(sample["prompt"])} … <span class="dim">{cost}</span></h3>'
+        f'<div class="plots">{halves}</div>'
     )
 
 

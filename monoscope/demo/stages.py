@@ -19,7 +19,7 @@ from monoscope.data.harvest import collect
 from monoscope.data.manifest import read_manifest
 from monoscope.data.store import ActivationStore
 from monoscope.demo.clock import SECONDS, Clock
-from monoscope.demo.report import render_report
+from monoscope.demo.report import model_name, render_report
 from monoscope.demo.terminal import show
 from monoscope.demo.writer import SAMPLE_PROMPTS, steer_sample
 from monoscope.errors import FormatError, MismatchError
@@ -40,7 +40,6 @@ _OURS = ("store", "sae", "atlas", "eval.json", "steer.json", REPORT, SECONDS)
 _PASSES = 8  # over the train split, by default
 _SPLICE_TOKENS = 8192
 _N_SHOWN = 10
-_EMBEDDED = "SmolLM2-135M-Instruct"
 # What `steer` has whether or not there was a feature to steer with.
 _STEERED = (
     "prompt", "default", "steered", "edits", "relative_norm", "kl", "label", "promise", "promised",
@@ -119,7 +118,7 @@ def credits_of(lm: LM, store: ActivationStore) -> list[str]:
     """Whom the model that was read, and the texts in the store, are owed to; one line each."""
     name = lm.identity["model"]
     if name == "demo":
-        model = [str(given) for given in assets.attributions() if given.name == _EMBEDDED]
+        model = [str(given) for given in assets.attributions() if given.name == model_name(name)]
     else:
         model = [f"{name}: language model, under the licence that its makers give it"]
     return [*model, *store.manifest.attribution]

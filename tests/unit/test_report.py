@@ -56,7 +56,8 @@ def page(**changes) -> str:
             "writer": writer, "label": EVIL, "promise": EVIL, "n_candidates": 5,
             "samples": [sample], **changes
         },
-        "seconds": {"train": 12.5},
+        "seconds": {"collect": 171.5, "train": 12.5, "index": None},
+        "reused": ["collect", "index"],
     }  # fmt: skip
     return render_report(
         summary,
@@ -120,7 +121,8 @@ def test_a_curve_puts_its_extremes_at_the_edges_of_the_plot():
     assert points is not None
     assert points[1] == "36.0,36.0 230.0,144.0 424.0,90.0"
     assert "polyline" not in curve("loss", [])
-    assert "polyline" in curve("flat", [(10, 1.0), (20, 1.0)])
+    flat = curve("flat", [(10, 32.0), (20, 32.0)])
+    assert 'points="230.0,90.0 424.0,90.0"' in flat and flat.count(">32<") == 1
     assert "nan" not in curve("loss", [(1, 1.0), (2, float("nan"))])
 
 
@@ -128,6 +130,15 @@ def test_a_histogram_counts_every_density_but_zero():
     tall = [float(h) for h in re.findall(r'height="([\d.]+)"', histogram("d", [0.5, 0.5, 0.02, 0]))]
     assert [h for h in tall if h] == pytest.approx([54.0, 108.0])
     assert "<rect" not in histogram("d", [0.0])
+
+
+def test_times_say_whose_they_are():
+    text = Read(page()).text
+    for row in (
+        "collect171.5 smade by an earlier run", "train12.5 sindex",
+        "index–not timed; made by an earlier run", "in all184.0 swithout what was not timed",
+    ):  # fmt: skip
+        assert row in text
 
 
 def test_figures_stand_beside_the_baselines():
