@@ -175,9 +175,6 @@ def train(
             batch_size=batch_size, lr=lr, seed=seed, device=opt.checked_device(device), out=out,
             resume=resume, settings=further, progress=bar.trained,
         )  # fmt: skip
-    advice = run.metrics.get("target", {}).get("advice")
-    if advice is not None:
-        typer.echo(advice, err=True)
     (print_json if as_json else print_table)(run.metrics)
 
 

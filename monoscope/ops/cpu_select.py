@@ -22,6 +22,7 @@ from torch import Tensor
 from monoscope.ops import select
 from monoscope.ops.codes import SparseCodes
 from monoscope.ops.cpu import _FAST, _np, use_torch_threads
+from monoscope.ops.fallbacks import count_fallbacks
 
 TILE = 256  # tokens whose [TILE, L] bf16 pre-activations exist at one time
 ROOM = 1024  # candidates a token may have before it is handed to the fp32 reference
@@ -392,6 +393,7 @@ class Bf16Encoder(select.Encoder):
         if not unproved.numel():
             return codes
         self.fallbacks += unproved.numel()
+        count_fallbacks(unproved.numel())
         more = reference(torch.addmm(self.b, x[unproved], self.w.T))
         rows = torch.cat([codes.rows, unproved[more.rows]])
         order = rows.argsort(stable=True)

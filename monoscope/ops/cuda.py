@@ -18,6 +18,7 @@ from monoscope.ops import fixed, select
 from monoscope.ops import triton_kernels as kernels
 from monoscope.ops.adam import AdamStep
 from monoscope.ops.codes import SparseCodes
+from monoscope.ops.fallbacks import count_fallbacks
 from monoscope.ops.rowgrads import Factor
 
 TILE = 1024  # tokens whose [TILE, L] bf16 pre-activations exist at one time
@@ -220,6 +221,7 @@ class CudaEncoder(select.Encoder):
         if not missing.numel():
             return codes
         self.fallbacks += missing.numel()
+        count_fallbacks(missing.numel())
         tiles = x.detach()[missing].split(select.TILE)
         more = SparseCodes.concat([reference(torch.addmm(self.b, t, self.w.T)) for t in tiles])
         proved = ~unproved[codes.rows]

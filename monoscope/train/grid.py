@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from monoscope.sae import SAE, SAEConfig
 from monoscope.sae.config import require_int
 from monoscope.train import calibrate, controller, start
 from monoscope.train.config import MOST_SEED, TrainConfig
-from monoscope.train.diagnose import Watch
+from monoscope.train.diagnose import Look, Watch
 from monoscope.train.events import EventLog, read_figures
 from monoscope.train.folder import EVENTS, SOURCE, RunFolder
 from monoscope.train.job import Job
@@ -180,7 +180,9 @@ class Plan:
         if folder is None:
             return Job(f"SAE {number}", sae, config, state, None, EventLog(None), watch)
         if state.step:
-            watch.recall(read_figures(folder.path / EVENTS))
+            told = read_figures(folder.path / EVENTS)
+            known = [field.name for field in fields(Look)]
+            watch.recall([{name: figure[name] for name in known} for figure in told])
         return Job(folder.path.name, sae, config, state, folder, folder.log, watch)
 
     def _about(self, sae: SAEConfig, config: TrainConfig) -> dict[str, Any]:
@@ -238,7 +240,7 @@ class Plan:
             "tokens_per_s": round(job.session_tokens / seconds, 1),
             "tokens_per_step_second": round(job.session_tokens / max(job.seconds, 1e-9), 1),
             "out": None if folder is None else str(folder.path),
-            "measured_on_tokens": measured.n_tokens,
+            "measured_on_tokens": measured.n_tokens, "fallbacks": state.fallbacks,
         }  # fmt: skip
         if config.target_l0 is not None:
             metrics["target"] = controller.outcome(state, config, measured.l0)

@@ -115,7 +115,7 @@ class Job:
             step=state.step, n_tokens=state.n_tokens, loss=_loss(done), fvu=done.objective.fvu,
             l0=float(done.l0), dead_fraction=dead, lr=done.lr, terms=terms,
         )  # fmt: skip
-        self.log.write(**look.to_json())
+        self.log.write(**look.to_json(), fallbacks=state.fallbacks)
         self.last = look
         for note in self.watch.see(look, state, config, around):
             self.log.note(state, note.kind, note.message)

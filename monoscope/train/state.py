@@ -20,7 +20,8 @@ from monoscope.sae.normalise import Normaliser
 from monoscope.sae.recipes import Recipe
 from monoscope.train.optimizer import RowAdam
 
-_COUNTERS = ("step", "n_tokens", "guess", "memory", "cut_at", "cut_end")
+_COUNTERS = ("step", "n_tokens", "guess", "memory", "cut_at", "cut_end", "fallbacks")
+_NEWER = ("fallbacks",)  # checkpoints of earlier versions do not have them
 KEEP = 2  # checkpoints kept: the newest may have been cut short
 
 
@@ -35,6 +36,7 @@ class TrainState:
     memory: what controllers remember, by their names; JSON-able.
     cut_at, cut_end: where it became known that the data end at cut_end tokens; None while they do
     not end before the run.
+    fallbacks: rows whose latents the fast selection could not prove, so that the reference did.
     """
 
     sae: SAE
@@ -48,6 +50,7 @@ class TrainState:
     memory: dict[str, Any] = field(default_factory=dict)
     cut_at: int | None = None
     cut_end: int | None = None
+    fallbacks: int = 0
 
     @classmethod
     def fresh(
@@ -120,7 +123,8 @@ class TrainState:
 
     def load_counters(self, values: dict[str, Any]) -> None:
         for name in _COUNTERS:
-            setattr(self, name, values[name])
+            if name in values or name not in _NEWER:
+                setattr(self, name, values[name])
 
 
 def save_checkpoint(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from monoscope.ops.fallbacks import Fallbacks
 from monoscope.ops.rowgrads import RowGrads
 from monoscope.sae import SAE
 from monoscope.sae.recipes import Recipe
@@ -40,7 +41,7 @@ def step(state: TrainState, recipe: Recipe, config: TrainConfig, raw: Tensor) ->
     dead = state.dead(config.dead_after_tokens) if recipe.auxiliary else state.last_fired[:0]
     coefficient = sparsity_coefficient(state, config, done)
     state.optimizer.zero_grad(set_to_none=True)
-    with RowGrads() as grads:
+    with RowGrads() as grads, Fallbacks() as handed:
         active = sae.activate(
             x, k=k_now(sae, config, done), guess=state.guess, bandwidth=config.bandwidth or 1.0
         )
@@ -51,6 +52,7 @@ def step(state: TrainState, recipe: Recipe, config: TrainConfig, raw: Tensor) ->
     constrain(sae)
     state.step += 1
     state.n_tokens += x.shape[0]
+    state.fallbacks += handed.rows
     state.guess = 0.9 * float(active.smallest)
     state.last_fired[active.fired] = state.n_tokens
     if config.target_l0 is not None:

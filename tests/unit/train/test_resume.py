@@ -17,6 +17,7 @@ from monoscope.data.harvest import collect
 from monoscope.data.live import Live
 from monoscope.data.store import ActivationStore
 from monoscope.errors import DataError, FormatError, MismatchError, TrainingError
+from monoscope.ops import cpu_select
 from monoscope.sae import SAE
 from monoscope.train import fixed, grid, train
 from monoscope.train import folder as train_folder
@@ -335,6 +336,46 @@ def test_weights_that_were_folded_are_never_saved_as_a_checkpoint(
         train(data(), out=tmp_path, **HOW, **often)
     assert sorted(p.name[-2:] for p in tmp_path.glob("checkpoint-*")) == ["07", "14"]
     assert same(train(data(), out=tmp_path, resume=True, **HOW).sae, train(data(), **HOW).sae)
+
+
+def test_rows_that_were_not_proved_are_counted_over_the_whole_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted beside it, in steps only: starting and measuring select too."""
+    monkeypatch.setattr(cpu_select, "ROOM", 2)  # a token that fires more often is not proved
+    counted, stepping = [0], [False]
+    select, step = cpu_select.Bf16Encoder._finish, fixed.step
+
+    def selecting(self: Any, *args: Any) -> Any:
+        already = self.fallbacks
+        codes = select(self, *args)
+        counted[0] += stepping[0] * (self.fallbacks - already)
+        return codes
+
+    def taking(*args: Any) -> Any:
+        stepping[0] = True
+        done = step(*args)
+        stepping[0] = False
+        return done
+
+    monkeypatch.setattr(cpu_select.Bf16Encoder, "_finish", selecting)
+    monkeypatch.setattr(fixed, "step", taking)
+    whole = train(data(), **HOW)
+    assert whole.metrics["fallbacks"] == counted[0] > STEPS
+    begun(tmp_path, data())
+    resumed = train(data(), out=tmp_path, resume=True, **HOW)
+    assert resumed.metrics["fallbacks"] == whole.metrics["fallbacks"]
+    assert read_events(tmp_path / "events.jsonl")[-1]["fallbacks"] == whole.metrics["fallbacks"]
+
+
+def test_a_checkpoint_that_did_not_count_them_is_resumed(tmp_path: Path) -> None:
+    begun(tmp_path, data())
+    (path,) = tmp_path.glob("checkpoint-*/state.json")
+    told = json.loads(path.read_text())
+    del told["counters"]["fallbacks"]
+    path.write_text(json.dumps(told))
+    resumed = train(data(), out=tmp_path, resume=True, **HOW)
+    assert same(resumed.sae, train(data(), **HOW).sae)
 
 
 def test_one_that_is_ahead_keeps_the_place_it_was_saved_at(tmp_path: Path) -> None:
