@@ -58,7 +58,7 @@ function Beside({ found, a, b, left, right, close }) {
   const family = { a: [{ latent: left }], b: [{ latent: right }], links: [{ a: left, b: right }] };
   return html`<${Panel} title=${`${left} beside ${right}`} aside=${html`<button class="btn small" type="button" onClick=${close} aria-label="Close">✕</button>`}>
     <p class="note">${named("A", a, left)}, ${named("B", b, right)}, on the contexts where either fires most.</p>
-    <${Contexts} key=${`${left}-${right}`} family=${family} a=${a} b=${b} /><//>`;
+    <div class="kept" tabindex="0" role="group" aria-label="Their contexts"><${Contexts} key=${`${left}-${right}`} family=${family} a=${a} b=${b} /></div><//>`;
 }
 
 /** @param {{found: any, a: string, b: string, setQuery: (patch: any, how?: any) => void}} props */

@@ -104,7 +104,7 @@ function Chosen({ text, of, at, dense, close, common }) {
   const token = at === null ? null : text.tokens[at];
   if (!token) return null;
   return html`<${Panel} title=${of ? `On this token of ${of}` : "On this token"} aside=${html`<code class="token">${token.piece.replace(/\n/g, "⏎") || "·"}</code> <button class="btn small" type="button" onClick=${close} aria-label="Close">✕</button>`}>
-    ${token.kept ? html`<${OnToken} token=${token} dense=${dense} ...${common} />` : html`<p class="note">The SAE's mask policy leaves this token out (special tokens and norm sinks), so no feature is read on it.</p>`}<//>`;
+    ${token.kept ? html`<div class=${of === "B" ? "cool" : ""}><${OnToken} token=${token} dense=${dense} ...${common} /></div>` : html`<p class="note">The SAE's mask policy leaves this token out (special tokens and norm sinks), so no feature is read on it.</p>`}<//>`;
 }
 
 /** One text: its tokens, what fires on the one chosen, and in total. @param {any} props */

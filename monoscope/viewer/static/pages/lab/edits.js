@@ -34,7 +34,7 @@ function EditRow({ edit, fact, lacks, change, remove, sweep }) {
     <label class="onoff" title=${edit.off ? "off: click to apply" : "applied: click to leave out"}>
       <input type="checkbox" checked=${!edit.off} aria-label="Apply ${name}" onChange=${() => change({ off: !edit.off })} /></label>
     <span class="who"><a class="num" href=${link(`/f/${edit.latent}`)}>${edit.latent}</a>
-      <span class="named" title=${fact?.label || ""}>${fact ? html`<${LabelWords} text=${fact.label || "no label"} />` : lacks ? html`<b class="down">no such latent</b>` : "…"}</span></span>
+      <span class="named" title=${fact?.label || ""}>${fact ? html`<${LabelWords} text=${fact.label || "no label"} />` : lacks ? html`<b class="lacks">no such latent</b>` : "…"}</span></span>
     <select class="text" aria-label="What to do with ${name}" title=${OP_MEANS[edit.op]} value=${edit.op} onChange=${(/** @type {any} */ e) => setOp(e.target.value)}>
       ${OPS.map((op) => html`<option key=${op} value=${op}>${op}</option>`)}</select>
     ${edit.op === "ablate" ? html`<span class="reach dim">${OP_MEANS.ablate}</span>` : html`<span class="reach">
