@@ -49,7 +49,10 @@ def evaluate(
         int, typer.Option("--bootstrap", metavar="N", min=0, help="Replicates behind intervals.")
     ] = 1000,
     out: Annotated[
-        str | None, typer.Option("--out", metavar="FILE", help="Write the result as JSON, too.")
+        str | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Write the result as JSON, too; a suite's is SAEBench's."
+        ),
     ] = None,
     suite: Annotated[
         str | None, typer.Option("--suite", metavar="S", help="core, cpu or full: many families.")
@@ -152,11 +155,15 @@ def _suite(
             write_atomic(out, json.dumps(told, indent=1, allow_nan=False) + "\n")
     if as_json:
         return print_json(told)
-    families = told["eval_result_unstructured"]["monoscope"]["families"]
+    ours = told["eval_result_unstructured"]["monoscope"]
+    families = ours["families"]
     _show([compare.row("this SAE", families)])
     for name, figures in families.items():
         if "skipped" in figures:
             console().print(Text(f"{name}: not measured, {figures['skipped']}", style="dim"))
+    if ours["not_saebench"]:
+        blocks = ", ".join(ours["not_saebench"])
+        console().print(Text(f"SAEBench demands numbers where null is: {blocks}", style="dim"))
 
 
 def _teller(bar: Bar) -> Tell:

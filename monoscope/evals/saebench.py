@@ -2,8 +2,9 @@
 
 `eval_result_metrics` and `eval_result_details` are those of SAEBench 0.6's core evaluation, filled
 with our definitions (docs/evaluation.md names each difference); `eval_result_unstructured` holds
-everything else. What was not measured is null: SAEBench has no word for it, so a result made
-without a language model is no complete SAEBench file.
+everything else. What was not measured, or is not defined, is null. SAEBench's own classes demand a
+number there and refuse the file; the blocks it concerns are named under "not_saebench", which is
+empty for a file that they take.
 """
 
 from __future__ import annotations
@@ -85,12 +86,13 @@ def output(
     """
     key = material.key(suite, VERSION)
     extra = {name: figures for name, figures in families.items() if name != "saebench"}
+    metrics = _metrics(families)
     return {
         "eval_type_id": EVAL_TYPE,
         "eval_config": _config(material),
         "eval_id": str(uuid.uuid5(uuid.NAMESPACE_OID, repr(sorted(key.items())))),
         "datetime_epoch_millis": at_millis,
-        "eval_result_metrics": _metrics(families),
+        "eval_result_metrics": metrics,
         "eval_result_details": families["saebench"]["latents"],
         "sae_bench_commit_hash": f"monoscope {__version__}",
         "sae_lens_id": None,
@@ -103,6 +105,7 @@ def output(
                 "version": __version__,
                 "suite": suite,
                 "key": key,
+                "not_saebench": [name for name, block in metrics.items() if None in block.values()],
                 "families": extra,
             }
         },

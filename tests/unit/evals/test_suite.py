@@ -262,8 +262,11 @@ def with_extras(lm):
 def test_without_a_model_what_needs_one_is_null_and_says_so(material):
     told = suite.run_suite(material, "core")
     assert told["eval_result_metrics"]["model_behavior_preservation"]["kl_div_with_sae"] is None
-    families = told["eval_result_unstructured"]["monoscope"]["families"]
-    assert families["special_tokens"] == {"skipped": "needs the language model"}
+    ours = told["eval_result_unstructured"]["monoscope"]
+    assert ours["families"]["special_tokens"] == {"skipped": "needs the language model"}
+    assert ours["not_saebench"] == [
+        "model_behavior_preservation", "model_performance_preservation",
+    ]  # fmt: skip
 
 
 # ------------------------------------------------------------------ the cache
