@@ -36,7 +36,7 @@ def rows(summary: Mapping[str, Any]) -> list[Row]:
         ("L0, held out", f"{L0:g} ± {L0_SLACK:g}", f"{got['l0']:.2f}",
          abs(got["l0"] - L0) <= L0_SLACK),
         (f"dead in {got['dead_window_tokens']:,} tokens", f"≤ {DEAD:.0%}",
-         f"{got['dead_fraction']:.2%}", got["dead_fraction"] <= DEAD),
+         f"{got['dead_fraction']:.3%}", got["dead_fraction"] <= DEAD),
         *(_beside(name, got) for name in BASELINES),
     ]  # fmt: skip
 

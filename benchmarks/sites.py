@@ -48,7 +48,8 @@ def measure(lm: ms.LM, corpus: ms.Corpus, site: str, args: argparse.Namespace) -
         row: dict[str, Any] = {"site": site, "n_tokens": store.n_tokens(), "trained_on": goal}
     row |= {name: round(found[name], 4) for name in FIGURES}
     for name in ("fvu", "delta_ce"):  # no interval where there is but one document
-        row[f"{name}_low"], row[f"{name}_high"] = found["ci"][name] or (None, None)
+        for end, value in zip(("low", "high"), found["ci"][name] or (None, None), strict=True):
+            row[f"{name}_{end}"] = None if value is None else round(value, 4)
     row |= {"dead": round(found["dead_fraction"], 4), "dead_window": found["dead_window_tokens"]}
     spent = [after - before for before, after in pairwise(times)]
     row |= dict(zip(("s_collect", "s_train", "s_eval"), (round(s, 1) for s in spent), strict=True))
