@@ -1,6 +1,7 @@
 """FVU, CE, KL and L0 of one SAE by us and by sae_lens.evals.run_evals: equal, or the reason named.
 
-Both sides run the same tiny model and SAE (peers/tiny_model.py). Where they differ on purpose:
+An SAE of ours is exported, loaded by SAELens, and encodes the same tokens of the same tiny model
+(peers/tiny_model.py) on both sides, each by its own SAE.encode. Where they differ on purpose:
 - KL: theirs also averages over the last position of a row, which predicts nothing; ours is over
   the predictions that cross-entropy is over.
 - Loss recovered where ablation does not raise the loss: theirs is a number, ours is null.
@@ -20,12 +21,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
+from monoscope.artifact.interop.export import export_sae
 from monoscope.data.masking import MaskPolicy
-from monoscope.evals import reconstruction, saebench, splice
+from monoscope.evals import reconstruction, splice
 from monoscope.evals.bootstrap import point
-from monoscope.evals.material import Material
 from monoscope.lm.protocol import Positions
 from monoscope.sae import SAE, SAEConfig
 from monoscope.sites import Site
@@ -48,11 +48,6 @@ def peer(name: str, script: str, *args: object):
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
-def theirs():
-    return peer("lens", "lens_evals.py")
 
 
 @pytest.fixture(scope="module")
@@ -82,22 +77,49 @@ def lm(tiny):
     )
 
 
-def encode(held, x):
-    return F.relu((x.double() - held["bias"]) @ held["rows"].T - 0.5)
+@pytest.fixture(scope="module")
+def sae(tiny):
+    """An SAE of ours on the tiny model: rows tied, relu, a bias."""
+    held = tiny.weights()
+    made = SAE(
+        SAEConfig(d_in=tiny.D, d_sae=tiny.L, activation="relu", k=None),
+        {
+            "site": str(SITE), "model": {"model": "owner/tiny"}, "context_length": tiny.S,
+            "prefix_ids": [], "corpus": {"kind": "hub", "name": "owner/texts"},
+            "mask_policy": MaskPolicy(()).to_dict(),
+        },
+    )  # fmt: skip
+    with torch.no_grad():
+        made.W_enc.copy_(held["rows"])
+        made.W_dec.copy_(held["rows"])
+        made.b_enc.fill_(-0.5)
+        made.b_dec.copy_(held["bias"])
+    return made
 
 
-def x_hat(held, x):
-    return encode(held, x) @ held["rows"] + held["bias"]
+@pytest.fixture(scope="module")
+def theirs(sae, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sae") / "lens"
+    export_sae(sae, folder, "saelens")
+    return peer("lens", "lens_evals.py", folder)
 
 
-def downstream(tiny, lm, special, extra_token=False):
+def codes_of(sae, x):
+    return sae.encode(x.reshape(-1, x.shape[-1]).float())
+
+
+def x_hat(sae, x):
+    return sae.decode(codes_of(sae, x)).reshape(x.shape).to(x.dtype)
+
+
+def downstream(tiny, lm, sae, special, extra_token=False):
     """Our figures over the peer's tokens, each row one window of its own document."""
     ids = tiny.tokens()
     if extra_token:
         ids = torch.cat([ids, torch.zeros(len(ids), 1, dtype=torch.int64)], dim=1)
     rows = [splice.Window(i, tuple(row)) for i, row in enumerate(ids.tolist())]
     replace = {
-        "sae": lambda x: x_hat(lm.held, x),
+        "sae": lambda x: x_hat(sae, x),
         "zero": torch.zeros_like,
         "mean": torch.zeros_like,
     }
@@ -108,7 +130,7 @@ def downstream(tiny, lm, special, extra_token=False):
 
 
 @pytest.mark.parametrize(("name", "special"), [("all", ()), ("masked", MASKED)])
-def test_reconstruction_is_the_same(theirs, tiny, lm, name, special):
+def test_reconstruction_is_the_same(theirs, tiny, lm, sae, name, special):
     seen = []
     ids = tiny.tokens()
     tiny.forward(lm.held, ids, lambda x: seen.append(x) or x)
@@ -116,11 +138,11 @@ def test_reconstruction_is_the_same(theirs, tiny, lm, name, special):
     x = seen[0][keep]
     tiles = [(x, torch.zeros(len(x), dtype=torch.int64))]
 
-    def sae(part):
-        return x_hat(lm.held, part), (encode(lm.held, part) > 0).sum(1)
+    def ours_of(part):
+        return x_hat(sae, part), codes_of(sae, part).l0
 
     mean = reconstruction.mean_of(tiles)
-    sums = reconstruction.measure({"sae": sae}, tiles, mean)["sae"].sums()
+    sums = reconstruction.measure({"sae": ours_of}, tiles, mean)["sae"].sums()
     ours, held = point(sums, reconstruction.figures), theirs[name]
     assert 1 - ours["fvu"] == pytest.approx(
         held["reconstruction_quality"]["explained_variance"], rel=1e-6
@@ -134,8 +156,8 @@ def test_reconstruction_is_the_same(theirs, tiny, lm, name, special):
 
 
 @pytest.mark.parametrize(("name", "special"), [("all", ()), ("masked", MASKED)])
-def test_cross_entropy_is_the_same(theirs, tiny, lm, name, special):
-    ours, held = downstream(tiny, lm, special), theirs[name]["model_performance_preservation"]
+def test_cross_entropy_is_the_same(theirs, tiny, lm, sae, name, special):
+    ours, held = downstream(tiny, lm, sae, special), theirs[name]["model_performance_preservation"]
     assert ours["ce_clean"] == pytest.approx(held["ce_loss_without_sae"], rel=1e-5)
     assert ours["ce"] == pytest.approx(held["ce_loss_with_sae"], rel=1e-5)
     if name == "all":
@@ -148,51 +170,12 @@ def test_cross_entropy_is_the_same(theirs, tiny, lm, name, special):
 
 
 @pytest.mark.parametrize(("name", "special"), [("all", ()), ("masked", MASKED)])
-def test_kl_is_the_same_once_the_last_position_counts(theirs, tiny, lm, name, special):
+def test_kl_is_the_same_once_the_last_position_counts(theirs, tiny, lm, sae, name, special):
     held = theirs[name]["model_behavior_preservation"]
-    assert downstream(tiny, lm, special)["kl"] != pytest.approx(held["kl_div_with_sae"], rel=1e-3)
-    ours = downstream(tiny, lm, special, extra_token=True)
+    assert downstream(tiny, lm, sae, special)["kl"] != pytest.approx(
+        held["kl_div_with_sae"], rel=1e-3
+    )
+    ours = downstream(tiny, lm, sae, special, extra_token=True)
     assert ours["kl"] == pytest.approx(held["kl_div_with_sae"], rel=1e-5)
     if name == "all":
         assert ours["kl_zero"] == pytest.approx(held["kl_div_with_ablation"], rel=1e-5)
-
-
-def test_a_suites_result_is_saebench_output_key_by_key(tmp_path):
-    """Read with SAEBench's own class and written again, nothing is lost, added or changed."""
-    sae = SAE(SAEConfig(d_in=4, d_sae=6, activation="topk", k=2))
-    arguments = SimpleNamespace(context_length=128)
-    store = SimpleNamespace(
-        identity={"model": "tiny"}, site="resid_post.0", n_tokens=lambda split: 1000,
-        manifest=SimpleNamespace(arguments=arguments, corpus={"name": "texts"}, shards=[]),
-    )  # fmt: skip
-    material = Material(sae=sae, store=store)
-    core = dict.fromkeys(
-        ("kl", "kl_zero", "ce_zero", "ce_sae", "ce_clean", "loss_recovered_zero", "fvu", "cosine",
-         "shrinkage", "l0"), 0.5,
-    )  # fmt: skip
-    shape = {"max_cosine": {"mean": 0.3}}
-    row = dict.fromkeys(
-        ("feature_density", "consistent_activation_heuristic", "encoder_bias", "encoder_norm",
-         "encoder_decoder_cosine_sim", "max_decoder_cosine_sim", "max_encoder_cosine_sim"), 0.5,
-    )  # fmt: skip
-    shares = dict.fromkeys(
-        ("l1", "share_over_1_percent", "share_over_10_percent", "mass_over_1_percent",
-         "mass_over_10_percent", "share_silent"), 0.25,
-    )  # fmt: skip
-    more = dict.fromkeys(
-        ("explained_variance_legacy", "mse", "l2_norm_in", "l2_norm_out",
-         "relative_reconstruction_bias"), 0.5,
-    )  # fmt: skip
-    families = {
-        "core": core | {"n_splice_tokens": 9, "n_tokens": 1000},
-        "density": shares,
-        "geometry": {"encoder": shape, "decoder": shape},
-        "saebench": more | {"latents": [{"index": 3, **row}]},
-    }
-    told = saebench.output(material, "core", families, at_millis=1_700_000_000_000)
-    path = tmp_path / "result.json"
-    path.write_text(json.dumps(told, allow_nan=False))
-    read = peer("bench", "bench_schema.py", path)
-    assert read["same"], read
-    assert tuple(read["keys"]) == tuple(told) == saebench.KEYS
-    assert read["config"] == list(told["eval_config"])
