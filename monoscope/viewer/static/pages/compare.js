@@ -30,11 +30,11 @@ function Chosen({ found }) {
   const kind = wordOf(query, "kind", ["", ...KINDS.map(([name]) => name)], bad);
   numberOf(query, "n", 0, { min: 0, whole: true, said: "how many families to show" }, bad);
   const asked = Boolean(a && b);
-  const view = { a, b, threshold, kind, words: query.q || "", family: query.f || "" };
-  // The address as it is may leave a and b to what lies in the folder; what is shared names them.
-  const address = () => new URL(link("/compare", { ...query, a, b, t: threshold }), location.href).href;
   const pair = /^(\d+)-(\d+)$/.exec(query.pair || "");
   if (query.pair && !pair) bad.push({ key: "pair", got: query.pair, expected: "a latent of A and one of B, as in 12-34" });
+  const view = { a, b, threshold, kind, words: query.q || "", family: query.f || "", pair: /** @type {[number, number] | null} */ (pair && [Number(pair[1]), Number(pair[2])]) };
+  // The address as it is may leave a and b to what lies in the folder; what is shared names them.
+  const address = () => new URL(link("/compare", { ...query, a, b, t: threshold }), location.href).href;
   const result = useApi(asked ? "/compare" : null, { a, b, threshold, kind, q: query.q, limit: 40 });
   return html`
     <p class="sub">Latents of two autoencoders on one model, joined by the cosine of their decoder directions.</p>

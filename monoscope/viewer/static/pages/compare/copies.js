@@ -1,7 +1,7 @@
 /** A comparison in a terminal and in Python. */
 import { flag, python, shell } from "../../format.js";
 
-/** @typedef {{a: string, b: string, threshold: number, kind: string, words: string, family: string}} View family: the one opened */
+/** @typedef {{a: string, b: string, threshold: number, kind: string, words: string, family: string, pair: [number, number] | null}} View family: the one opened; pair: a latent of either, side by side */
 
 /** @param {string} root @param {string} id */
 const path = (root, id) => id.startsWith("/") ? id : `${root}/${id}`;
@@ -31,5 +31,7 @@ print(counts(pair.families(${view.threshold})))
 labels = pair.labels
 for family in pair.found(${given.join(", ")})[:20]:
     print(family.kind, f"{family.cosine:.2f}", *([i, labels[0][i]] for i in family.a), "|", *([i, labels[1][i]] for i in family.b))
-`;
+${view.pair ? `for place in pair.contexts([${view.pair[0]}], [${view.pair[1]}], 12):
+    print(place["sides"], "".join(place["pieces"]), place["a"][0], place["b"][0])
+` : ""}`;
 }
