@@ -14,8 +14,22 @@ from typing import Any
 
 import pytest
 
-SIZE = ("--tokens", "8000", "--d-sae", "256", "--json")
-STAGES = ("collect", "train", "eval", "index", "label", "steer")
+from monoscope.demo import run_demo, stages
+from monoscope.features.labels import SUMMARY_FILE
+
+# Large enough for features that promise something, so that one is steered with.
+TOKENS, D_SAE = 8000, 352
+SIZE = ("--tokens", str(TOKENS), "--d-sae", str(D_SAE), "--json")
+STAGES = {
+    "collect": "n_tokens d_in site tokens_per_s bytes",
+    "train": "n_tokens fvu l0 dead_fraction tokens_per_s out",
+    "eval": "fvu l0 dead_fraction dead_window_tokens cosine ce_clean ce_sae ce_zero ce_mean "
+    "loss_recovered_zero loss_recovered_mean kl n_tokens baselines ci",
+    "index": "n_features n_alive n_tokens tokens_per_s out",
+    "label": "n_features n_alive n_labelled out",
+    "steer": "default steered edits relative_norm kl",
+}
+"""The stages, and what the verb of that name prints under --json."""
 pytestmark = pytest.mark.slow
 
 
@@ -26,6 +40,8 @@ def command(out: Path) -> list[str]:
 def demo(out: Path) -> dict[str, Any]:
     run = subprocess.run(command(out), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+    for what in ("collect", "train", "evaluate", "index", "label", "find a feature that writes"):
+        assert what in run.stderr
     lines = run.stdout.splitlines()
     assert len(lines) == 1, "--json prints one object and nothing else"
     return json.loads(lines[0])
@@ -53,7 +69,11 @@ def test_every_stage_gives_its_figures(finished):
     out, summary = finished
     assert summary == json.loads((out / "summary.json").read_text(encoding="utf-8"))
     assert summary["reused"] == []
-    assert set(STAGES) <= set(summary["seconds"])
+    assert set(summary["seconds"]) == {"load", *STAGES}
+    assert all(seconds > 0 for seconds in summary["seconds"].values())
+    for stage, keys in STAGES.items():
+        assert set(keys.split()) <= set(summary[stage])
+        assert all(summary[stage][key] is not None for key in keys.split())
     assert summary["collect"]["n_tokens"] >= 8000
     assert summary["collect"]["n_held_out"] > 0
     figures = summary["eval"]
@@ -61,11 +81,14 @@ def test_every_stage_gives_its_figures(finished):
     assert figures["fvu"] < baselines["random"]["fvu"] < 1
     assert figures["ce_clean"] < figures["ce_sae"] < figures["ce_zero"]
     assert 0 <= figures["dead_fraction"] <= 1
-    assert summary["index"]["n_features"] == 256 >= summary["index"]["n_alive"] > 200
+    assert summary["index"]["n_features"] == D_SAE >= summary["index"]["n_alive"] > 300
     assert summary["label"]["control"]["median_f1"] <= summary["label"]["median_f1"]
-    for sample in summary["steer"]["samples"]:
+    steered = summary["steer"]
+    assert steered["writer"] is not None and len(steered["samples"]) >= 3
+    for sample in steered["samples"]:
         assert sample["default"] != sample["steered"]
         assert sample["relative_norm"] > 0 and sample["kl"] > 0
+        assert [edit["latent"] for edit in sample["edits"]] == [steered["writer"]["latent"]]
     assert {p.name for p in out.iterdir()} >= {"store", "sae", "atlas", "report.html"}
 
 
@@ -96,15 +119,24 @@ def test_a_second_run_reuses_every_stage(finished):
     again = demo(out)
     assert set(again["reused"]) == set(STAGES)
     assert measured(again) == measured(summary)
+    assert again["collect"]["tokens_per_s"] == summary["collect"]["tokens_per_s"]
+    spent = {stage: again["seconds"][stage] for stage in STAGES}
+    assert spent == {stage: summary["seconds"][stage] for stage in STAGES}
 
 
-def test_a_run_killed_twice_ends_with_the_same_figures(finished, tmp_path):
+def test_a_run_killed_in_three_stages_ends_with_the_same_figures(finished, tmp_path, monkeypatch):
     out = tmp_path / "killed"
-    for written in ("store/*", "sae/events.jsonl"):
+    for written in ("store/*", "sae/events.jsonl", f"atlas/{SUMMARY_FILE}"):
         kill_once(out, written)
-    summary = demo(out)
-    assert "collect" in summary["reused"]
+    times = json.loads((out / "seconds.json").read_text(encoding="utf-8"))
+    # Steering depends on nothing that a kill could have changed, and takes as long as all the rest.
+    steer = json.loads((finished[0] / "steer.json").read_text(encoding="utf-8"))["figures"]
+    monkeypatch.setattr(stages, "steer_sample", lambda *args, **kwargs: steer)
+    summary = run_demo(out, tokens=TOKENS, d_sae=D_SAE, as_json=True)
+    assert summary["reused"] == ["collect", "train", "eval", "index", "label"]
     assert measured(summary) == measured(finished[1])
+    for stage in summary["reused"]:
+        assert summary["seconds"][stage] == times[stage]["seconds"]
 
 
 def kill_once(out: Path, written: str) -> None:
