@@ -8,7 +8,7 @@ from typing import Literal
 from monoscope.sae.config import Activation, require_one_of
 from monoscope.sae.normalise import Normalisation
 
-LR_OF_SHORT_RUNS = 6e-3  # as far as few steps raise lr; more, at 4096, and latents die sooner
+LR_OF_SHORT_RUNS = 6e-3  # as far as few steps raise lr at up to 4096 latents; beyond it they die
 _MATRYOSHKA = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1.0)
 
 
@@ -69,13 +69,15 @@ class Recipe:
         """lr for this many latents and steps.
 
         lr · √(4096 / d_sae) · √(lr_steps / n_steps), the last factor only for runs shorter than
-        lr_steps and only up to LR_OF_SHORT_RUNS. The factor before it has no such bound: at 16
-        latents it is 16.
+        lr_steps and only up to LR_OF_SHORT_RUNS · √(4096 / d_sae), or LR_OF_SHORT_RUNS itself below
+        4096 latents. The factor before it has no such bound: at 16 latents it is 16.
         """
-        lr = self.lr * ((4096 / d_sae) ** 0.5 if self.lr_by_width else 1.0)
+        width = (4096 / d_sae) ** 0.5 if self.lr_by_width else 1.0
+        lr = self.lr * width
         if self.lr_steps is None or n_steps >= self.lr_steps:
             return lr
-        return max(lr, min(lr * (self.lr_steps / max(1, n_steps)) ** 0.5, LR_OF_SHORT_RUNS))
+        most = LR_OF_SHORT_RUNS * min(1.0, width)
+        return max(lr, min(lr * (self.lr_steps / max(1, n_steps)) ** 0.5, most))
 
 
 RECIPES: dict[str, Recipe] = {
@@ -88,7 +90,8 @@ RECIPES: dict[str, Recipe] = {
         k_anneal_fraction=0.0,
         whitening=0.5,
         lr=2e-3,
-        lr_steps=2100,
+        lr_steps=10_000,
+        warmup_fraction=0.05,
         decay_fraction=0.8,
         adam_beta2=0.99,
     ),
@@ -101,7 +104,8 @@ RECIPES: dict[str, Recipe] = {
         k_anneal_fraction=0.0,
         whitening=0.5,
         lr=2e-3,
-        lr_steps=2100,
+        lr_steps=10_000,
+        warmup_fraction=0.05,
         decay_fraction=0.8,
         adam_beta2=0.99,
     ),
@@ -116,7 +120,8 @@ RECIPES: dict[str, Recipe] = {
         k_anneal_fraction=0.0,
         whitening=0.5,
         lr=2e-3,
-        lr_steps=2100,
+        lr_steps=10_000,
+        warmup_fraction=0.05,
         decay_fraction=0.8,
         adam_beta2=0.99,
     ),

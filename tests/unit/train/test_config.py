@@ -98,11 +98,13 @@ def test_every_recipe_fills_in_what_it_needs_and_survives_a_round_trip(recipe: s
 @pytest.mark.parametrize(
     ("d_sae", "n_steps", "lr"),
     [
-        (4096, 2100, 2e-3),
+        (4096, 10_000, 2e-3),
         (4096, 50_000, 2e-3),
-        (4096, 525, 4e-3),  # a quarter of the steps, twice the rate
-        (16_384, 525, 2e-3),
+        (4096, 2500, 4e-3),  # a quarter of the steps, twice the rate
+        (16_384, 2500, 2e-3),
         (4096, 50, 6e-3),  # no more than that
+        (1024, 1250, 6e-3),
+        (16_384, 50, 3e-3),  # nor than that by the width
         (256, 50, 8e-3),  # and no less than what the width says
     ],
 )
