@@ -127,7 +127,7 @@ def test_the_same_contexts_carry_what_either_atlas_recorded(
 
 def test_one_kind_and_words_of_a_label_narrow_the_list(client: TestClient) -> None:
     assert {f["kind"] for f in everything(client, kind="new")} == {"new"}
-    words = "TOKENS unclear"
+    words = "GUESS unclear"
     found = everything(client, q=words)
     assert 0 < len(found) < len(everything(client))
     for f in found:

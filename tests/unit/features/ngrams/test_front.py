@@ -205,7 +205,7 @@ class Score:
     steered, default, random, score = 0.5, 0.1, 0.1, 1.0
 
     def __init__(self, latent):
-        self.latent, self.tokens, self.lens_tokens = latent, [], []
+        self.latent, self.tokens, self.lens_tokens, self.basis = latent, [], [], "label"
         self.writes = self.lens = self.control = self
 
 
