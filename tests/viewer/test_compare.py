@@ -132,7 +132,7 @@ def test_one_kind_and_words_of_a_label_narrow_the_list(client: TestClient) -> No
     assert 0 < len(found) < len(everything(client))
     for f in found:
         labels = [(r["label"] or "").lower() for r in f["a"] + f["b"]]
-        assert any("tokens" in text and "unclear" in text for text in labels)
+        assert any("guess" in text and "unclear" in text for text in labels)
 
 
 def test_an_atlas_with_itself_is_all_matched(client: TestClient) -> None:
