@@ -1,6 +1,6 @@
 """What is asked of the demo beside what a finished run got: exit code 1 if anything was missed.
 
-    .venv/bin/python benchmarks/demo.py runs/demo/summary.json
+    .venv/bin/python benchmarks/demo.py runs/demo
 
 Two cores without a GPU, installation not counted. Runs nothing: it reads the run's own summary.
 """
@@ -56,8 +56,11 @@ def _figure(row: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("summary", type=Path, nargs="?", default=Path("runs/demo/summary.json"))
-    found = rows(json.loads(parser.parse_args().summary.read_text(encoding="utf-8")))
+    parser.add_argument("run", type=Path, nargs="?", default=Path("runs/demo"))
+    summary = parser.parse_args().run / "summary.json"
+    if not summary.is_file():
+        parser.error(f"{summary} is not there: name the folder of a finished `monoscope demo`")
+    found = rows(json.loads(summary.read_text(encoding="utf-8")))
     for what, asked, got, ok in [("", "asked", "got", None), *found]:
         print(f"{what:<26}{asked:<18}{got:<44}{'' if ok is None else 'ok' if ok else 'MISSED'}")
     sys.exit(any(ok is False for *_, ok in found))

@@ -52,7 +52,7 @@ def test_each_thing_asked_can_be_missed(changed, what):
 def test_the_exit_code(monkeypatch, capsys, tmp_path, fvu, code):
     path = tmp_path / "summary.json"
     path.write_text(json.dumps(summary(fvu=fvu)), encoding="utf-8")
-    monkeypatch.setattr("sys.argv", ["demo.py", str(path)])
+    monkeypatch.setattr("sys.argv", ["demo.py", str(tmp_path)])
     with pytest.raises(SystemExit) as left:
         demo.main()
     assert int(left.value.code) == code
