@@ -58,7 +58,7 @@ PEERS: dict[str, list[dict[str, Any]]] = {
         {},
         {"lr": 3e-3},
         _ADAM,
-        *({**_ADAM, "lr": lr} for lr in (1e-3, 3e-3)),
+        *({**_ADAM, "lr": lr} for lr in (1e-3, 3e-3, 6e-3)),
         {**_ADAM, "lr": 1e-3, "auxk_alpha": 1 / 32, "dead_share": 0.1},
     ],
 }
@@ -202,7 +202,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=["monoscope", *PEERS])
     parser.add_argument("--contender", default="monoscope", help="try: whose settings")
     parser.add_argument("--batch-size", type=int, default=kept.BATCH_SIZE)
-    parser.add_argument("--d-sae", type=int, default=4096)
+    parser.add_argument("--d-sae", type=int, default=kept.D_SAE)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, help="where SAEs lie until they are measured")

@@ -11,7 +11,7 @@ from typing import Any
 from monoscope.files import write_atomic
 
 Row = dict[str, Any]
-BATCH_SIZE = 2048  # of the comparison; another one stands in the label
+BATCH_SIZE, D_SAE = 2048, 4096  # of the comparison; others stand in the label
 KEY = ("contender", "settings", "made_by", "n_tokens", "batch_size", "d_sae", "k", "seed", "store")
 
 
@@ -45,6 +45,7 @@ def label(row: Row) -> str:
     rest = [f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
             for name, value in sorted(settings.items())]  # fmt: skip
     rest += [f"batch {row['batch_size']}"] if row["batch_size"] != BATCH_SIZE else []
+    rest += [f"{row['d_sae']} latents"] if row["d_sae"] != D_SAE else []
     return " · ".join([f"{row['contender']} {kind}".strip(), *rest])
 
 

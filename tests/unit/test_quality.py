@@ -13,7 +13,7 @@ from monoscope.sae import SAE, SAEConfig
 
 def row(contender="monoscope", fvu=0.2, seed=0, n_tokens=1000, **settings):
     spec = {"contender": contender, "settings": settings, "n_tokens": n_tokens, "seed": seed}
-    sizes = {"made_by": "x", "batch_size": 2048, "d_sae": 8, "k": 2, "store": "abc"}
+    sizes = {"made_by": "x", "batch_size": 2048, "d_sae": 4096, "k": 2, "store": "abc"}
     return spec | sizes | {"fvu": fvu, "l0": 2.0, "dead": 0.25}
 
 
