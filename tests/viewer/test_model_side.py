@@ -180,7 +180,7 @@ def test_a_sweep_tells_its_trials_and_ends_with_a_verdict(api, latent, atlas):
     events = told(api, "/sweep", asked)
     start = events[0][1]
     assert start["label"] == atlas.feature(latent).label
-    assert start["basis"] == "contexts"
+    assert start["basis"] == ("label" if atlas.feature(latent).label_tokens else "contexts")
     points = [data for name, data in events if name == "point"]
     assert [(p["kind"], p["times_norm"]) for p in points] == [
         ("default", 0), ("prompt", 0), ("steered", 0.2), ("random", 0.2), ("reversed", -0.2),

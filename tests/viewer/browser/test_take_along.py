@@ -184,6 +184,9 @@ def test_a_sweep_is_kept_whole_by_its_link_and_runs_as_a_command_and_in_python(
     words = page.locator("#sweep").get_by_label("Count other words")
     page.get_by_text("How this is counted").click()
     words.fill("the, Paris")
+    # What streams in draws the page anew, and takes nothing from what is being typed.
+    expect(page.locator(".curve.steered > :not(polyline)").nth(1)).to_be_visible()
+    expect(words).to_have_value("the, Paris")
     words.press("Enter")
     verdict = page.locator(".verdict")
     expect(verdict).to_contain_text("Asking in words", timeout=120_000)

@@ -11,6 +11,7 @@ import { useKeys } from "../shell/keys.js";
 import { useModel } from "../shell/model.js";
 import { useSetting } from "../settings.js";
 import { Edits } from "./lab/edits.js";
+import { Typed } from "../components/typed.js";
 import { Unread } from "../components/unread.js";
 import { askable, asCommand, asPython, given, mended, read, readSwept, writeTurns } from "./lab/state.js";
 import { Sweep } from "./lab/sweep.js";
@@ -139,7 +140,7 @@ function Chat({ lab, answers, busy, set, halt }) {
 /** @param {{lab: import("./lab/state.js").Lab, set: (patch: any) => void}} props */
 function Settings({ lab, set }) {
   const field = (/** @type {string} */ name, /** @type {string} */ label, /** @type {number} */ value, /** @type {any} */ how) => html`<label>${label}
-    <input class="text num" type="number" value=${value} ...${how} onChange=${(/** @type {any} */ e) => { if (e.target.checkValidity() && e.target.value !== "") set({ [name]: e.target.value }); else e.target.reportValidity(); }} /></label>`;
+    <${Typed} class="text num" type="number" value=${value} ...${how} tell=${(/** @type {HTMLInputElement} */ input) => { if (input.checkValidity() && input.value !== "") set({ [name]: input.value }); else input.reportValidity(); }} /></label>`;
   return html`<div class="row settings">
     ${field("n", "tokens", lab.n, { min: 1, max: 4096, step: 1 })}
     ${field("t", "temperature", lab.temperature, { min: 0, max: 5, step: 0.1, title: "0 always takes the likeliest token" })}

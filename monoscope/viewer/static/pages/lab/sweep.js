@@ -2,6 +2,7 @@
 import { ApiError, events } from "../../api.js";
 import { ErrorState, LabelWords, Panel, useSize } from "../../components.js";
 import { Commands } from "../../components/share.js";
+import { Typed } from "../../components/typed.js";
 import { short, visible } from "../../format.js";
 import { html, useEffect, useRef, useState } from "../../kit.js";
 import { sweepCommand, sweepPython, wordsOf } from "./state.js";
@@ -60,7 +61,7 @@ export function Sweep({ latent, body, swept, set, use, model, atlas }) {
     <details class="note" open=${words.length > 0}><summary>How this is counted</summary>
       <p>Effect: the geometric mean of two gains over the unsteered text, each full at a fifth of the tokens: the share that are tokens the feature promises, and the share on which the feature fires when the unedited model reads the text. Fluency falls with repeated word pairs and with surprise beyond 1 nat a token. Added at all positions${state.start?.neutral?.length ? `, on your prompt and ${state.start.neutral.length} neutral ones` : ""}.</p>
       <p>Counted: ${(state.start?.tokens || []).map((/** @type {string} */ t, /** @type {number} */ i) => html`${i ? " " : ""}<code class="token">${visible(t)}</code>`)}${state.start ? ` (from ${({ label: "its label", contexts: "its strongest contexts", logits: "its logit lens", given: "you" })[/** @type {"given"} */ (state.start.basis)]})` : ""}</p>
-      <label class="row">Count other words: <input class="text" value=${words.join(", ")} placeholder="physics, energy" onChange=${(/** @type {any} */ e) => set({ sw: wordsOf(e.target.value).join(","), so: "" })} /></label></details>
+      <label class="row">Count other words: <${Typed} class="text" value=${words.join(", ")} placeholder="physics, energy" tell=${(/** @type {HTMLInputElement} */ input) => set({ sw: wordsOf(input.value).join(","), so: "" })} /></label></details>
     <div class="row share"><${Commands} model=${model} command=${(/** @type {any} */ m) => sweepCommand(latent, body, words, m, atlas)} python=${(/** @type {any} */ m) => sweepPython(latent, body, words, m, atlas)} /></div>
   <//>`;
 }
