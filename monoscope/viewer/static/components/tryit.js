@@ -34,7 +34,7 @@ export function TryIt({ latent, atlas }) {
     setQuery({ p: prompt, add: strength, run: 1 });
     run(body);
   };
-    return html`<form class="tryit" onSubmit=${ask}>
+  return html`<form class="tryit" onSubmit=${ask}>
     <${Unread} bad=${held.bad} drop=${() => setQuery({ add: "" })} />
     <label class="strength"><span>add</span>
       <input type="range" min="-1" max="1" step="0.05" value=${strength} aria-label="Strength of feature ${latent}, times the norm"
