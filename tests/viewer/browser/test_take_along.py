@@ -244,6 +244,29 @@ def test_nothing_is_copied_before_the_model_is_known(fresh):
     expect(page.get_by_role("button", name="Copy command", exact=True)).to_be_enabled()
 
 
+def test_what_is_typed_stays_while_the_page_is_drawn_anew(fresh):
+    page = fresh()
+    model = {"state": "loading", "detail": "", "model": None, "sae": "sae"}
+    page.route("**/api/v1/status", lambda route: route.fulfill(json={"model": model}))
+    lab = "/steer?" + urlencode({"m": "chat", "e": "1=add:0.4norm@when:2"})
+    for path, name, typed in (
+        (lab, "System turn", "You speak like a pirate."),
+        (lab, "tokens", "12"),
+        (lab, "Strength of feature 1, exactly", "0.7"),
+        (lab, "The latent that must fire, with :threshold if you like", "3"),
+    ):
+        page.goto(path)
+        field = page.get_by_label(name, exact=True)
+        model["state"] = "loading"
+        expect(page.get_by_text("The model is loading.")).to_be_visible()
+        field.fill(typed)
+        model["state"] = "ready"
+        expect(page.get_by_text("The model is loading.")).to_have_count(0)
+        expect(field).to_have_value(typed)
+        field.blur()
+        expect(field).to_have_value(typed)
+
+
 def test_the_lens_waits_calmly_and_is_shaded_from_its_first_paint(fresh):
     page = fresh()
     held: list[Route] = []

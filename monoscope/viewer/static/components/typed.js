@@ -3,11 +3,11 @@ import { html, useState } from "../kit.js";
 
 /**
  * What was typed is told once it is finished (Enter, or the field is left); until then it is the
- * field's own, since events that stream in draw the page anew with the value that was last told.
- * @param {{value: string | number, tell: (input: HTMLInputElement) => void, [attribute: string]: any}} props
+ * field's own, since whatever arrives meanwhile draws the page anew with the value that was last told.
+ * @param {{value: string | number, tell: (input: HTMLInputElement) => void, as?: "input" | "textarea", [attribute: string]: any}} props
  */
-export function Typed({ value, tell, ...attributes }) {
+export function Typed({ value, tell, as = "input", ...attributes }) {
   const [draft, setDraft] = useState(/** @type {string | null} */ (null));
-  return html`<input ...${attributes} value=${draft ?? value} onInput=${(/** @type {any} */ e) => setDraft(e.target.value)}
+  return html`<${as} ...${attributes} value=${draft ?? value} onInput=${(/** @type {any} */ e) => setDraft(e.target.value)}
     onChange=${(/** @type {any} */ e) => tell(e.target)} onBlur=${() => setDraft(null)} />`;
 }

@@ -127,8 +127,8 @@ function Chat({ lab, answers, busy, set, halt }) {
   useEffect(() => { end.current?.scrollIntoView?.({ block: "nearest" }); }, [turns.length]);
   const setSystem = (/** @type {string} */ content) => set({ c: writeTurns([.../** @type {any[]} */ (content.trim() ? [{ role: "system", content: content.trim() }] : []), ...turns]) });
   return html`<div class="chat">
-    <label class="system"><span>system</span><textarea class="text" rows=${(system[0]?.content.length || 0) > 120 ? 3 : 1} aria-label="System turn" placeholder="what the model is told before the chat, or nothing" value=${system[0]?.content || ""}
-      onChange=${(/** @type {any} */ e) => setSystem(e.target.value)}></textarea></label>
+    <label class="system"><span>system</span><${Typed} as="textarea" class="text" rows=${(system[0]?.content.length || 0) > 120 ? 3 : 1} aria-label="System turn" placeholder="what the model is told before the chat, or nothing" value=${system[0]?.content || ""}
+      tell=${(/** @type {HTMLInputElement} */ field) => setSystem(field.value)} /></label>
     ${turns.length > 0 && html`<ol class="turns" aria-label="Conversation">${turns.map((turn, i) => html`<li key=${i} class=${turn.role}><b>${turn.role === "user" ? "you" : turn.role === "assistant" ? "steered" : "system"}</b><span class="tokens">${turn.content}</span></li>`)}<li class="end" ref=${end} aria-hidden="true"></li></ol>`}
     <form class="ask" onSubmit=${send}><textarea class="text" rows="2" aria-label="Message" placeholder=${turns.length ? "go on…" : "say something to the steered model"} value=${draft}
         onInput=${(/** @type {any} */ e) => setDraft(e.target.value)} onKeyDown=${(/** @type {KeyboardEvent} */ e) => { if (e.key === "Enter" && !e.shiftKey) { e.preventDefault(); send(e); } }}></textarea>

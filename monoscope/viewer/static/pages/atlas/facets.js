@@ -1,5 +1,6 @@
 /** What the features found are like, and a click or a drag to keep only some of them. */
 import { Await } from "../../components.js";
+import { Typed } from "../../components/typed.js";
 import { short, whole } from "../../format.js";
 import { html, useState } from "../../kit.js";
 import { bounds, has, limited, toggled } from "./query.js";
@@ -43,8 +44,8 @@ function Range({ figure, q, onQ }) {
   };
   const set = (/** @type {number} */ a, /** @type {number} */ b) => onQ(limited(q, name, [
     ...(a > 0 ? [`${name}>=${tidy(edges[a])}`] : []), ...(b < n - 1 ? [`${name}<${tidy(edges[b + 1])}`] : [])]));
-  const typed = (/** @type {string} */ sign, /** @type {any} */ e) => {
-    const ends = { ">=": low, "<": high, [sign]: e.target.value === "" ? (sign === "<" ? Infinity : -Infinity) : Number(e.target.value) };
+  const bounded = (/** @type {string} */ sign, /** @type {HTMLInputElement} */ field) => {
+    const ends = { ">=": low, "<": high, [sign]: field.value === "" ? (sign === "<" ? Infinity : -Infinity) : Number(field.value) };
     onQ(limited(q, name, Object.entries(ends).filter(([, v]) => Number.isFinite(v)).map(([s, v]) => `${name}${s}${tidy(v)}`)));
   };
   const inside = (/** @type {number} */ i) => drag ? i >= Math.min(...drag) && i <= Math.max(...drag) : edges[i + 1] > low * 1.0001 && edges[i] < high;
@@ -57,8 +58,8 @@ function Range({ figure, q, onQ }) {
       <rect class="floor" width=${n} height="30" />
       ${counts.map((c, i) => { const tall = c ? Math.max(1.5, 28 * Math.sqrt(c / top)) : 0; return html`<rect key=${i} class=${inside(i) ? "in" : "out"} x=${i + 0.06} width="0.88" y=${30 - tall} height=${tall} />`; })}
     </svg>
-    <div class="ends"><label><span class="sr">least ${NAMES[name]}</span><input class="end num" inputmode="decimal" placeholder=${short(edges[0])} value=${Number.isFinite(low) ? tidy(low) : ""} onChange=${(/** @type {any} */ e) => typed(">=", e)} /></label>
-      <label><span class="sr">greatest ${NAMES[name]}</span><input class="end num right" inputmode="decimal" placeholder=${short(edges[n])} value=${Number.isFinite(high) ? tidy(high) : ""} onChange=${(/** @type {any} */ e) => typed("<", e)} /></label></div>
+    <div class="ends"><label><span class="sr">least ${NAMES[name]}</span><${Typed} class="end num" inputmode="decimal" placeholder=${short(edges[0])} value=${Number.isFinite(low) ? tidy(low) : ""} tell=${(/** @type {HTMLInputElement} */ field) => bounded(">=", field)} /></label>
+      <label><span class="sr">greatest ${NAMES[name]}</span><${Typed} class="end num right" inputmode="decimal" placeholder=${short(edges[n])} value=${Number.isFinite(high) ? tidy(high) : ""} tell=${(/** @type {HTMLInputElement} */ field) => bounded("<", field)} /></label></div>
   </div>`;
 }
 

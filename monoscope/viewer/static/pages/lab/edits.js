@@ -2,6 +2,7 @@
 import { OPS, OP_MEANS, UNIT_NAMES, WHERE_NAMES, hasUnit, reach, usual } from "../../components/edits.js";
 import { LabelWords } from "../../components.js";
 import { PickFeature } from "../../components/pick.js";
+import { Typed } from "../../components/typed.js";
 import { short } from "../../format.js";
 import { html, useEffect, useState } from "../../kit.js";
 import { link } from "../../router.js";
@@ -40,8 +41,8 @@ function EditRow({ edit, fact, lacks, change, remove, sweep }) {
     ${edit.op === "ablate" ? html`<span class="reach dim">${OP_MEANS.ablate}</span>` : html`<span class="reach">
       <input type="range" min=${span.min} max=${span.max} step=${span.step} value=${draft} aria-label="Strength of ${name}"
         onInput=${(/** @type {any} */ e) => setDraft(Number(e.target.value))} onChange=${(/** @type {any} */ e) => settle(e.target.value)} />
-      <input class="text num" type="number" step="any" value=${draft} aria-label="Strength of ${name}, exactly"
-        onChange=${(/** @type {any} */ e) => settle(e.target.value)} /></span>`}
+      <${Typed} class="text num" type="number" step="any" value=${draft} aria-label=${`Strength of ${name}, exactly`}
+        tell=${(/** @type {HTMLInputElement} */ field) => settle(field.value)} /></span>`}
     ${hasUnit(edit.op) ? html`<select class="text" aria-label="Unit for ${name}" title=${unitMeans(edit.unit, max)} value=${edit.unit} onChange=${(/** @type {any} */ e) => setUnit(e.target.value)}>
       ${Object.entries(UNIT_NAMES).map(([unit, said]) => html`<option key=${unit} value=${unit}>${said}</option>`)}</select>`
       : html`<span class="dim unit">${edit.op === "scale" ? "×" : ""}</span>`}
@@ -64,6 +65,6 @@ function Where({ where, name, set }) {
   const settle = (/** @type {string} */ text) => { setOther(text); if (/^\d+(:(\d+\.?\d*|\.\d+))?$/.test(text)) set(`when:${text}`); };
   return html`<span class="where-edit"><select class="text" aria-label="Where ${name} is edited" value=${open ? "when" : where === "given" ? "prompt" : where} onChange=${(/** @type {any} */ e) => chosen(e.target.value)}>
       ${Object.entries(WHERE_NAMES).map(([value, said]) => html`<option key=${value} value=${value}>${said}</option>`)}</select>
-    ${open && html`<input class="text num" value=${other} placeholder="latent" size="7" aria-label="The latent that must fire, with :threshold if you like"
-      title="A latent's number; 123:4.5 means above 4.5" onChange=${(/** @type {any} */ e) => settle(e.target.value.trim())} />`}</span>`;
+    ${open && html`<${Typed} class="text num" value=${other} placeholder="latent" size="7" aria-label="The latent that must fire, with :threshold if you like"
+      title="A latent's number; 123:4.5 means above 4.5" tell=${(/** @type {HTMLInputElement} */ field) => settle(field.value.trim())} />`}</span>`;
 }
