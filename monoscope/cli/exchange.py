@@ -11,6 +11,7 @@ import typer
 
 from monoscope.cli import options as opt
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
+from monoscope.cli.stores import open_store
 
 StoreOf = Annotated[
     str | None,
@@ -43,11 +44,10 @@ def import_(
     as_json: opt.Json = False,
 ) -> None:
     """Take in an SAE of another library; with --store, see at once whether it fits."""
-    from monoscope.data.store import ActivationStore
     from monoscope.interop import import_sae
 
     with quiet_stdout(as_json), _told("import"):
-        acts = None if store is None else ActivationStore.open(store)
+        acts = None if store is None else open_store(store)
         taken = import_sae(source, out, store=acts, form=form, scale=scale)
     (print_json if as_json else print_table)(taken.to_json() | {"out": out})
 
@@ -78,7 +78,6 @@ def export(
     """Write an SAE as another library's, proved by reading back; or an atlas as a page (html)."""
     if to == "html":
         return _page(source, out, features, as_json)
-    from monoscope.data.store import ActivationStore
     from monoscope.features.atlas import load_atlas
     from monoscope.interop import export as give
 
@@ -86,7 +85,7 @@ def export(
         told = give(
             source, out, to,
             atlas=None if atlas is None else load_atlas(atlas),
-            store=None if store is None else ActivationStore.open(store),
+            store=None if store is None else open_store(store),
         )  # fmt: skip
     (print_json if as_json else print_table)(told)
 

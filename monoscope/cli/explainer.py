@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
+from monoscope.cli.stores import open_store
 from monoscope.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,7 +122,6 @@ def explain(atlas: str, sae: str, store: str, asked: Asked, as_json: bool) -> No
     """Label with a language model and print the summary."""
     from monoscope import assets
     from monoscope.artifact import load_sae
-    from monoscope.data.store import ActivationStore
     from monoscope.evals.baselines import RandomSAE
     from monoscope.features.atlas import load_atlas
     from monoscope.features.explain.cost import Budget, Prices
@@ -145,7 +145,7 @@ def explain(atlas: str, sae: str, store: str, asked: Asked, as_json: bool) -> No
         Endpoint(asked.url, asked.model, timeout=timeout, rate=asked.rate) as endpoint,
         Bar("label", "questions") as bar,
     ):
-        loaded, acts = load_sae(sae), ActivationStore.open(store)
+        loaded, acts = load_sae(sae), open_store(store)
         l0 = loaded.config.k or max(1, round(held.manifest["l0"]))  # as measured by `index`
         random = RandomSAE(acts.norm_stats.mean, loaded.d_sae, l0, asked.seed)
         summary = run(

@@ -10,6 +10,7 @@ import typer
 from monoscope.cli import options as opt
 from monoscope.cli.explainer import Asked, check_which, parse_latents
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
+from monoscope.cli.stores import open_store
 from monoscope.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,13 +69,12 @@ def run(atlas: str, sae: str, store: str, wanted: Wanted, asked: Asked, as_json:
     if asked.wanted:
         raise ConfigError("--method and --explainer-url are two ways; give one of them")
     from monoscope.artifact import load_sae
-    from monoscope.data.store import ActivationStore
     from monoscope.features.atlas import load_atlas
 
     held = load_atlas(atlas)
     latents = wanted.pick(held)
     with quiet_stdout(as_json), Bar("label", "latents") as bar:
-        loaded, acts = load_sae(sae), ActivationStore.open(store)
+        loaded, acts = load_sae(sae), open_store(store)
         summary = _DO[wanted.method](held, loaded, acts, latents, wanted, bar)
     (print_json if as_json else print_table)(summary)
 

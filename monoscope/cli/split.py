@@ -10,6 +10,7 @@ import typer
 
 from monoscope.cli import options as opt
 from monoscope.cli.output import console, print_json, print_table, quiet_stdout
+from monoscope.cli.stores import open_store
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -41,7 +42,6 @@ def split(
     `features SMALL_ATLAS --children N` draws the tree.
     """
     from monoscope.artifact import load_sae
-    from monoscope.data.store import ActivationStore
     from monoscope.features.atlas import load_atlas
     from monoscope.features.lineage import N_TOKENS, check_pair, keep_splitting
 
@@ -50,7 +50,7 @@ def split(
     with quiet_stdout(as_json):
         a, b = (load_sae(_sae_of(atlas, runs)) for atlas in (smaller, larger))
         told = keep_splitting(
-            smaller, larger, a, b, ActivationStore.open(store),
+            smaller, larger, a, b, open_store(store),
             n_tokens=N_TOKENS if tokens is None else tokens, seed=seed,
         )  # fmt: skip
     (print_json if as_json else print_table)(told)

@@ -18,8 +18,8 @@ def open_store(path: str) -> ActivationStore:
     from monoscope.data.store import ActivationStore
 
     store = ActivationStore.open(path)
-    manifest = getattr(store, "manifest", None)  # what stands in for a store may have none
-    if manifest is not None and not manifest.complete:
+    manifest = store.manifest
+    if not manifest.complete:
         held, wanted = manifest.n_tokens(), manifest.arguments.n_tokens
         typer.echo(
             f"monoscope: the store {path} is unfinished: {held:,} of {wanted:,} tokens; "

@@ -9,6 +9,7 @@ import typer
 
 from monoscope.cli import options as opt
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
+from monoscope.cli.stores import open_store
 from monoscope.errors import ConfigError
 
 _SHOWN = ("name", "fvu", "l0", "dead_fraction", "target_reached", "status")
@@ -57,11 +58,10 @@ def sweep(
     further = opt.parse_settings(settings or [])
     sizes, ks = _numbers("--d-sae", d_sae, int), _numbers("--k", k, float)
     seeds = _numbers("--seed", seed, int)
-    from monoscope.data.store import ActivationStore
     from monoscope.sweep import sweep as run
 
     with quiet_stdout(as_json), Bar("sweep") as bar:
-        acts = ActivationStore.open(store)
+        acts = open_store(store)
         totals = (
             [6 * acts.n_tokens("train")] if tokens is None else _numbers("--tokens", tokens, int)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monoscope.assets import DEMO
 from monoscope.features.feature import Example, Feature
 from monoscope.page import curve, document, histogram, table, text
 
@@ -19,7 +20,7 @@ FIGURES = {
 }
 """Columns of the table of figures: key of a Result -> title, format."""
 
-EMBEDDED = "SmolLM2-135M-Instruct"
+DEMO_MODEL = "SmolLM2-135M-Instruct"
 """The model that goes by the name of demo."""
 
 _CONTEXTS = 6
@@ -60,7 +61,7 @@ def render_report(
 
 def model_name(name: str) -> str:
     """A model's name as its makers gave it."""
-    return EMBEDDED if name == "demo" else name
+    return DEMO_MODEL if name == DEMO else name
 
 
 def figure_rows(result: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

@@ -117,7 +117,7 @@ def _finish(
 def credits_of(lm: LM, store: ActivationStore) -> list[str]:
     """Whom the model that was read, and the texts in the store, are owed to; one line each."""
     name = lm.identity["model"]
-    if name == "demo":
+    if name == assets.DEMO:
         model = [str(given) for given in assets.attributions() if given.name == model_name(name)]
     else:
         model = [f"{name}: language model, under the licence that its makers give it"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from monoscope.assets import model_path
+from monoscope.assets import DEMO, model_path
 from monoscope.errors import ModelError, MonoscopeError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -44,9 +44,9 @@ def locate(name: str) -> Source:
 
     Raises ModelError for a path that does not exist or does not hold a model.
     """
-    if name == "demo":
+    if name == DEMO:
         path = model_path()
-        return Source("demo", (path,), gguf=path)
+        return Source(DEMO, (path,), gguf=path)
     path = Path(name).expanduser()
     if name.strip() and path.is_dir():
         return _folder(path)

@@ -1,8 +1,9 @@
 """Catalogue: the atlas's latents as tables in memory, made once, so that searches are quick.
 
-Three tables stand beside the views of the Parquet files, in the same embedded database: `rows`, a
-line a latent; `terms`, which words of `vocabulary` each latent fires on (tier 2) or raises (tier 1)
-or lowers (tier 0); `metas`, the metadata values that hold a tenth of a latent's activation or more.
+Tables stand beside the views of the Parquet files, in the same embedded database: `rows`, a line a
+latent; then, for the questions that name them, `terms`, which words of `vocabulary` each latent
+fires on (tier 2) or raises (tier 1) or lowers (tier 0), and `metas`, the metadata values that hold
+a tenth of a latent's activation or more.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ SELECT listed.latent, listed.label, listed.label_method, listed.label_f1, listed
     features.label_auc AS reads, NULL::DOUBLE AS writes
 FROM listed JOIN known USING (latent) JOIN features USING (latent) ORDER BY listed.latent"""
 
-_TERMS = (
+_WORD_TABLES = ("terms", "vocabulary", "metas")
+_WORDS = (
     """CREATE OR REPLACE TABLE told AS
     SELECT latent, 2::TINYINT AS tier, token AS text, count(*)::INT AS n
     FROM examples GROUP BY latent, token
@@ -65,12 +67,12 @@ WHERE latent = $latent"""
 
 
 class Catalogue:
-    """The tables, made when they are first asked for; safe to use from several threads."""
+    """The tables, made when a question first names them; safe to use from several threads."""
 
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
         self._lock = threading.Lock()
-        self._made = self._closing = False
+        self._rows_made = self._words_made = self._closing = False
         self._thread: threading.Thread | None = None
         self._maker = atlas.database.cursor()
 
@@ -103,12 +105,12 @@ class Catalogue:
     def remap(self) -> None:
         """Take over a map that has just been made."""
         with self._lock:
-            if self._made:
+            if self._rows_made:
                 self._place(self._maker)
 
     def _run(self, query: str, given: Mapping[str, Any] | None) -> duckdb.DuckDBPyConnection:
         try:
-            self._make()
+            self._make(words=any(table in query for table in _WORD_TABLES))
             cursor = self.atlas.database.cursor()
             return cursor.execute(query, dict(given or {}))
         except duckdb.Error as exc:
@@ -116,24 +118,31 @@ class Catalogue:
                 raise
             raise FormatError(f"a table of {self.atlas.folder} is damaged", got=exc) from exc
 
-    def _ready(self) -> bool:
-        return self._made
+    def _ready(self, words: bool) -> bool:
+        return self._rows_made and (self._words_made or not words)
 
-    def _make(self) -> None:
-        if self._ready():
+    def _make(self, words: bool) -> None:
+        """Make what is missing: the rows, then the words where they are asked for.
+
+        A list needs no words, which take most of the time, and does not wait for them.
+        """
+        if self._ready(words):
             return
-        with self._lock:
-            if self._ready():  # another thread was quicker
-                return
-            cursor = self._maker
-            labels = self.atlas.annotations()
-            human = {"human_latents": [*labels], "human_texts": [*labels.values()]}
-            cursor.execute(_ROWS, human)
-            for statement in _TERMS:
-                cursor.execute(statement)
-            self._place(cursor)
-            self._score(cursor)
-            self._made = True
+        with self._lock:  # another thread may have been quicker
+            if not self._rows_made:
+                self._make_rows(self._maker)
+                self._rows_made = True
+            if words and not self._words_made:
+                for statement in _WORDS:
+                    self._maker.execute(statement)
+                self._words_made = True
+
+    def _make_rows(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        labels = self.atlas.annotations()
+        human = {"human_latents": [*labels], "human_texts": [*labels.values()]}
+        cursor.execute(_ROWS, human)
+        self._place(cursor)
+        self._score(cursor)
 
     def _score(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Output scores beside the rows; null where a latent has none."""
@@ -149,7 +158,7 @@ class Catalogue:
     def _try(self) -> None:
         """A failure is left for the first question, which meets it again and can answer with it."""
         try:
-            self._make()
+            self._make(words=True)
         except (MonoscopeError, duckdb.Error):
             if not self._closing:
                 _log.debug("the catalogue could not be made ahead of the first question")

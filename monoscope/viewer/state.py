@@ -9,11 +9,10 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel
 
+from monoscope import assets
 from monoscope.features.atlas import Atlas
 from monoscope.viewer.catalogue import Catalogue
 from monoscope.viewer.config import ViewerConfig
-
-EMBEDDED = "demo"  # the embedded model's name, whatever folder is called so
 
 
 class ModelStatus(BaseModel):
@@ -71,6 +70,6 @@ class ViewerState:
 
 def _placed(model: str | None) -> str | None:
     """A model's name as any folder's shell takes it: whole where it is a path from here."""
-    if model is None or model == EMBEDDED or not Path(model).exists():
+    if model is None or model == assets.DEMO or not Path(model).exists():
         return model
     return str(Path(model).resolve())

@@ -247,7 +247,7 @@ def test_train_passes_its_flags_on_and_prints_the_metrics(capsys, monkeypatch):
         metrics = {"n_tokens": 20, "fvu": 0.5, "out": "o"}
         return type("Run", (), {"metrics": metrics})()
 
-    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: path)
+    monkeypatch.setattr("monoscope.cli.stores.open_store", lambda path: path)
     import importlib
 
     monkeypatch.setattr(importlib.import_module("monoscope.train"), "train", fit)
@@ -280,9 +280,7 @@ def test_demo_passes_its_flags_on_and_prints_the_summary_once(capsys, monkeypatc
 
 
 def test_an_unknown_setting_names_the_nearest(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        "monoscope.data.store.ActivationStore.open", lambda path: torch.zeros(64, 5)
-    )
+    monkeypatch.setattr("monoscope.cli.stores.open_store", lambda path: torch.zeros(64, 5))
     args = ["train", "s", "--out", str(tmp_path / "o"), "--set", "warmup_fractoin=0.1"]
     assert "warmup_fraction" in refused(capsys, *args)
 
@@ -371,7 +369,7 @@ def test_sweep_reads_lists_and_prints_one_object(capsys, monkeypatch):
         got.update(kwargs, store=store)
         return type("Made", (), {"to_json": lambda self: {"rows": []}})()
 
-    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: path)
+    monkeypatch.setattr("monoscope.cli.sweep.open_store", lambda path: path)
     monkeypatch.setattr(importlib.import_module("monoscope.sweep"), "sweep", grid)
     args = "sweep s --out o --d-sae 8,16 --k 2,0.5 --recipe topk,gated --seed 0,1 --tokens 9,19"
     code, out, _ = run(capsys, *args.split(), "--budget", "1e12", "--resume", "--json")

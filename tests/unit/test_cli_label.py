@@ -73,7 +73,7 @@ def test_flags_are_passed_on(capsys, monkeypatch, tmp_path, k, random_k):
     atlas = SimpleNamespace(require=int, manifest={"l0": 4.6})
     monkeypatch.setattr("monoscope.features.explain.run.explain", explain)
     monkeypatch.setattr("monoscope.artifact.load_sae", lambda path: sae)
-    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: store)
+    monkeypatch.setattr("monoscope.cli.explainer.open_store", lambda path: store)
     monkeypatch.setattr("monoscope.features.atlas.load_atlas", lambda path: atlas)
     args = "--latents 4-5 --items 7 --price-in 1 --price-out 2 --max-cost 3 --concurrency 2"
     args += " --rate 60 --timeout 9 --controls 5 --answer-tokens 99 --seed 4"
@@ -101,7 +101,7 @@ def test_a_method_gets_its_latents_and_prints_its_summary(capsys, monkeypatch, m
 
     atlas = SimpleNamespace(require=int)
     monkeypatch.setattr("monoscope.artifact.load_sae", lambda path: None)
-    monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: None)
+    monkeypatch.setattr("monoscope.cli.methods.open_store", lambda path: None)
     monkeypatch.setattr("monoscope.features.atlas.load_atlas", lambda path: atlas)
     monkeypatch.setitem(methods._DO, method, do)
     args = ["--method", method, "--latents", "4-6", "--model", "m", "--seed", "3", "--json"]

@@ -15,6 +15,7 @@ import monoscope as ms
 from monoscope import cli
 from monoscope.errors import ConfigError
 from monoscope.viewer.app import create_app
+from monoscope.viewer.catalogue import Catalogue
 from monoscope.viewer.config import ViewerConfig
 from monoscope.viewer.find import SORTS
 from monoscope.viewer.finding import find_features
@@ -32,6 +33,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def client(made: Path) -> TestClient:
     return TestClient(create_app(ViewerConfig(atlas=made)), base_url=BASE)
+
+
+def test_a_list_without_words_does_not_wait_for_the_tables_of_words(made: Path) -> None:
+    def tables(atlas: ms.Atlas) -> set[str]:
+        shown = atlas.database.cursor().execute("SELECT table_name FROM duckdb_tables()")
+        return {name for (name,) in shown.fetchall()}
+
+    atlas = ms.load_atlas(made)
+    find_features(atlas, "alive density<0.5", sort="max")
+    assert "rows" in tables(atlas) and not {"terms", "metas"} & tables(atlas)
+    catalogue = Catalogue(atlas)
+    assert catalogue.ask("SELECT count(*) AS n FROM rows")[0]["n"] == N_LATENTS
+    assert catalogue.ask("SELECT count(*) AS n FROM terms")[0]["n"] > N_LATENTS
+    assert {"rows", "terms", "vocabulary", "metas"} <= tables(atlas)
 
 
 def order(client: TestClient, **asked: str) -> list[int]:

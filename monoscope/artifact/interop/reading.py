@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from monoscope.assets import DEMO
+
 _ASKED = ("prepend_bos", "context_size", "exclude_special_tokens", "dataset_path")
 
 
@@ -84,4 +86,4 @@ def _their_metadata(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _only_here(model: str) -> bool:
     """Whether a model's name is the embedded one's, or a path on this machine."""
-    return model == "demo" or model.endswith(".gguf") or model.startswith(("/", ".", "~", "\\"))
+    return model == DEMO or model.endswith(".gguf") or model.startswith(("/", ".", "~", "\\"))

@@ -21,15 +21,11 @@ D, BATCH, STEPS = 12, 32, 40
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     monkeypatch.setattr(grid, "CALIBRATION_TOKENS", 64)
     monkeypatch.setattr(grid, "SAMPLE_TOKENS", 512)
     for module in (job, loop):
         monkeypatch.setattr(module, "EVENT_STEPS", 2)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def world(n: int = 2000) -> Tensor:

@@ -35,13 +35,9 @@ HOW: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     monkeypatch.setattr(grid, "CALIBRATION_TOKENS", 64)
     monkeypatch.setattr(grid, "SAMPLE_TOKENS", 64)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Stop(Exception):
