@@ -46,11 +46,19 @@ def print_json(values: Mapping[str, Any]) -> None:
 
 
 def print_table(values: Mapping[str, Any]) -> None:
-    """Name and value, one a line; nested values as JSON."""
+    """Name and value, one a line; values with names of their own below theirs, indented."""
     table = Table.grid(padding=(0, 2, 0, 0))
-    for name, value in values.items():
-        table.add_row(Text(name, style="dim"), Text(visible_line(_shown(value))))
+    for name, value in _rows(values):
+        table.add_row(Text(name, style="dim"), Text(visible_line(value)))
     console().print(table)
+
+
+def _rows(values: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        nested = isinstance(value, Mapping) and bool(value)
+        yield "  " * depth + str(name), "" if nested else _shown(value)
+        if nested:
+            yield from _rows(value, depth + 1)
 
 
 def console() -> Console:

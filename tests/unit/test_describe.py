@@ -68,11 +68,33 @@ def test_a_store_behind_a_url():
 
 
 @pytest.mark.parametrize(
-    ("head", "kind"), [("sae.json", "sae"), ("atlas.json", "atlas"), ("summary.json", "demo")]
+    ("head", "kind"),
+    [
+        ("sae.json", "sae"),
+        ("atlas.json", "atlas"),
+        ("summary.json", "demo"),
+        ("sweep.json", "sweep"),
+    ],
 )
 def test_other_folders_say_what_is_short(tmp_path, head, kind):
     (tmp_path / head).write_text(json.dumps({"d_sae": 9, "edges": list(range(1000))}))
     assert ms.info(tmp_path) == {"kind": kind, "path": str(tmp_path), "d_sae": 9}
+
+
+def test_a_run_says_how_it_is_trained_and_how_far_it_is(tmp_path):
+    train = {"recipe": "topk", "lr": 0.5, "grad_clip": None}
+    note = {"status": "running", "config": {"sae": {"d_sae": 9}, "train": train}}
+    (tmp_path / "run.json").write_text(json.dumps(note))
+    about = {"status": "running", "train": {"recipe": "topk", "lr": 0.5}}
+    path = {"path": str(tmp_path)}
+    assert ms.info(tmp_path) == {"kind": "run", "sae": {"d_sae": 9}} | path | about
+    (tmp_path / "events.jsonl").write_text('{"loss": 2, "fvu": 0.9}\n{"loss": 1, "fvu": 0.5}\n{"lo')
+    so_far = {"on_training_data": {"loss": 1, "fvu": 0.5}}
+    assert ms.info(tmp_path) == {"kind": "run", "sae": {"d_sae": 9}} | path | about | so_far
+    (tmp_path / "run.json").write_text(json.dumps(note | {"metrics": {"fvu": 0.25}}))
+    (tmp_path / "sae.json").write_text('{"config": {"d_sae": 9}}')
+    done = {"on_training_data": {"fvu": 0.25}}
+    assert ms.info(tmp_path) == {"kind": "sae", "config": {"d_sae": 9}} | path | about | done
 
 
 def test_a_folder_of_something_else(tmp_path):
@@ -83,7 +105,9 @@ def test_a_folder_of_something_else(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
-@pytest.mark.parametrize("head", ["manifest.json", "sae.json", "atlas.json", "summary.json"])
+@pytest.mark.parametrize(
+    "head", ["manifest.json", "sae.json", "atlas.json", "summary.json", "run.json"]
+)
 def test_a_damaged_head_is_named(tmp_path, head, text):
     (tmp_path / head).write_bytes(text.encode("latin-1"))
     with pytest.raises(FormatError, match=head):

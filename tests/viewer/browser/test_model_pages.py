@@ -16,10 +16,10 @@ import pytest
 from playwright.sync_api import expect
 
 import monoscope as ms
+from tests.viewer.browser.clipboard import CLIPBOARD
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 STEERED, DEFAULT = ".ans.steered", ".ans.default"
-CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
 
 
 @pytest.fixture(scope="module")

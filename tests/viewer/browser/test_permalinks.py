@@ -6,23 +6,18 @@ import json
 import re
 import shlex
 from itertools import pairwise
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 from playwright.sync_api import expect
 
 import monoscope as ms
+from monoscope import cli
+from tests.viewer.browser.clipboard import CLIPBOARD, copied
 
 pytestmark = pytest.mark.browser
-CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
 TEXT = "The Nobel prize in physics"
-
-
-def copied(page, name, within="main"):
-    page.evaluate("() => navigator.clipboard.writeText('')")
-    page.locator(within).get_by_role("button", name=name, exact=True).last.click()
-    page.wait_for_function("async () => (await navigator.clipboard.readText()) !== ''")
-    return str(page.evaluate("() => navigator.clipboard.readText()"))
 
 
 @pytest.mark.parametrize(
@@ -141,9 +136,12 @@ def test_the_runs_in_view_are_taken_along(fresh, live, capsys):
     expect(other.get_by_role("checkbox", name="Draw sae", exact=True)).to_be_checked()
     expect(other.get_by_role("checkbox", name="Draw sae-small")).not_to_be_checked()
     expect(other.get_by_role("heading", name="Run sae", exact=True)).to_be_visible()
-    words = shlex.split(copied(page, "Copy command"))
-    assert words[0] == "curl" and len(words) == 2
-    assert page.request.get(words[1]).json()["row"]["id"] == "sae"
+    command = shlex.split(copied(page, "Copy command"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command[1:], "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert (command[0], ended.value.code, told["status"]) == ("monoscope", 0, "finished")
+    assert Path(told["path"]).name == "sae"
     exec(compile(copied(page, "Copy Python"), "copied.py", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [["sae", "training"], ["sae", "held"]]

@@ -19,9 +19,9 @@ from playwright.sync_api import Page, Route, expect
 import monoscope as ms
 from monoscope import cli
 from monoscope.steer import feature_sweep
+from tests.viewer.browser.clipboard import CLIPBOARD, copied
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
 TEXT = 'It\'s "one" $HOME in Paris.\nThe river runs on to the sea, and then it rains again. ' * 7
 OTHER = "-- El niño come pan con su abuela."
 MOVED = ("steered", "random", "reversed")  # kinds of trial
@@ -60,14 +60,6 @@ def run(lm: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
         return said.getvalue()
 
     return once
-
-
-def copied(page: Page, name: str, within: str = "main") -> str:
-    """What a button copies: the clipboard is emptied first, and waited for."""
-    page.evaluate("() => navigator.clipboard.writeText('')")
-    page.locator(within).get_by_role("button", name=name, exact=True).last.click()
-    page.wait_for_function("async () => (await navigator.clipboard.readText()) !== ''")
-    return str(page.evaluate("() => navigator.clipboard.readText()"))
 
 
 def latents(page: Page, n: int, within: str = "main") -> list[int]:

@@ -64,7 +64,7 @@ function Runs({ found }) {
       ${focus && html`<${Detail} key=${focus} id=${focus} row=${found.runs.find((run) => run.id === focus)} curve=${curves[focus]} root=${found.root} />`}
     </div>
     <div class="row share"><${Copy} label="Copy link" text=${address} title="An address that holds all of this" />
-      ${!ON_DISK && html`<${Copy} label="Copy command" text=${() => asCommand(view)} title="What the API says of it, in a terminal" />`}
+      <${Copy} label="Copy command" text=${() => asCommand(view)} title="How it was trained and what it came to, in a terminal" />
       <${Copy} label="Copy Python" text=${() => asPython(view)} title="The figures of the runs drawn, in Python" /></div>`;
 }
 

@@ -1,17 +1,11 @@
-/** The runs in view in a terminal and in Python: where each is, and what it came to on held-out documents. */
+/** The runs in view in a terminal and in Python: how each was trained, and what it came to. */
 import { python, shell } from "../../format.js";
-import { address } from "../../api.js";
-import { ON_DISK } from "../../router.js";
 
 /** @typedef {{root: string, shown: string[], focus: string | undefined}} View shown: the runs drawn; focus: the one told in full */
 
-/**
- * The run that is told in full, or the list, from the viewer's own API; pages opened from disk have no viewer to ask.
- * @param {View} view @returns {string}
- */
-export function asCommand({ focus }) {
-  if (ON_DISK) return "";
-  return `curl ${shell(location.origin + (focus === undefined ? address("/runs") : address("/runs/one", { id: focus })))}`;
+/** The run that is told in full, or those drawn, a line each. @param {View} view */
+export function asCommand({ root, shown, focus }) {
+  return (focus === undefined ? shown : [focus]).map((id) => `monoscope info ${shell(`${root}/${id}`)}`).join("\n");
 }
 
 /** The ends of the curves drawn, read from the runs' folders, beside what evaluations say. @param {View} view */
