@@ -101,6 +101,15 @@ def require_folder(path: str | Path, kind: str, *, also: Sequence[str] = ()) -> 
     return path
 
 
+def found_below(folder: str | Path, kind: str) -> str | None:
+    """A hint that names the folders of `kind` directly below one that is none; None without any."""
+    try:
+        found = sorted(path.parent for path in Path(folder).glob(f"*/{kind}"))
+    except OSError:
+        return None
+    return f"Did you mean {' or '.join(map(str, found[:3]))}?" if found else None
+
+
 def refuse_foreign(
     where: str, names: Sequence[str], kind: str, *, also: Sequence[str] = ()
 ) -> None:

@@ -26,6 +26,7 @@ from monoscope.data.shards import (
 )
 from monoscope.data.stream import MAX_BYTES, Stream
 from monoscope.errors import DataError, FormatError
+from monoscope.files import found_below
 
 
 class ActivationStore:
@@ -53,7 +54,7 @@ class ActivationStore:
             raise FormatError(
                 f"{folder.where} is not an activation store",
                 got=f"no {MANIFEST} there",
-                hint="Make one with `monoscope collect`.",
+                hint=found_below(folder.where, MANIFEST) or "Make one with `monoscope collect`.",
             )
         store = cls(folder, manifest)
         for shard in manifest.shards:

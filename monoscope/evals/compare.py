@@ -107,7 +107,11 @@ def families_of(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
-        raise FormatError(f"cannot read the result {path}", got=exc) from exc
+        raise FormatError(
+            f"cannot read the result {path}",
+            got="a folder" if path.is_dir() else exc,
+            expected="a file written by `monoscope eval … --out FILE`",
+        ) from exc
     if isinstance(held, dict) and isinstance(held.get("figures"), dict):
         held = held["figures"]  # as a stage of the demo keeps it
     if isinstance(held, dict) and "fvu" in held and "baselines" in held:

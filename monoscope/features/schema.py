@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monoscope.errors import FormatError
-from monoscope.files import atomic_path
+from monoscope.files import atomic_path, found_below
 
 MANIFEST = "atlas.json"
 FORMAT = "monoscope.atlas"
@@ -287,7 +287,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FormatError(
             f"{folder} is not an atlas",
             got=f"no {MANIFEST} there",
-            hint="Make one with `monoscope index`.",
+            hint=found_below(folder, MANIFEST) or "Make one with `monoscope index`.",
         ) from exc
     except (ValueError, OSError) as exc:
         raise FormatError(f"{path} is damaged", got=exc, expected="JSON", hint=_AGAIN) from exc

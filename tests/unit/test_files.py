@@ -131,3 +131,15 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         require_folder(tmp_path / "a", "manifest.json")
     with pytest.raises(OutputError, match="cannot write"):
         require_folder(tmp_path / "a" / "b", "manifest.json")
+
+
+def test_a_folder_one_level_too_high_is_told_where_to_look(tmp_path):
+    for name in ("b", "a", "other"):
+        (tmp_path / name).mkdir()
+    for name in ("b", "a"):
+        (tmp_path / name / "atlas.json").touch()
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert files.found_below(tmp_path, "atlas.json") == f"Did you mean {a} or {b}?"
+    assert files.found_below(tmp_path, "sae.json") is None
+    assert files.found_below(tmp_path / "missing", "atlas.json") is None
+    assert files.found_below("memory://store", "manifest.json") is None
