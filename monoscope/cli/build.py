@@ -114,15 +114,12 @@ def train(
         str | None,
         typer.Argument(metavar="[STORE]", help="Store; or give --model, --corpus, --site."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="M", help="Train while this model reads …")
-    ] = None,
-    corpus: Annotated[
-        str | None, typer.Option("--corpus", metavar="C", help="… this corpus …")
-    ] = None,
+    model: opt.TrainModel = None,
+    corpus: opt.TrainCorpus = None,
     site: Annotated[
         str | None, typer.Option("--site", metavar="S", help="… at this site; needs --tokens.")
     ] = None,
+    max_doc_tokens: opt.TrainDocTokens = None,
     d_sae: Annotated[
         int | None,
         typer.Option("--d-sae", metavar="L", help="Number of latents. Default: 4096."),
@@ -159,17 +156,14 @@ def train(
     device: opt.Device = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Train an SAE on a store, or straight from a model that reads a corpus.
-
-    Straight from a model, of each document its first 1,024 tokens are read.
-    """
+    """Train an SAE on a store, or straight from a model that reads a corpus."""
     further = opt.parse_settings(settings or [])
-    opt.check_one_source(store, model, corpus, site)
+    opt.check_one_source("train", store, model, corpus, site, max_doc_tokens)
     from monoscope.train import train as fit
 
     with quiet_stdout(as_json), Bar("train") as bar:
         run = fit(
-            opt.train_source(store, model, corpus, site, seed, device), d_sae=d_sae,
+            opt.train_source(store, model, corpus, site, seed, device, max_doc_tokens), d_sae=d_sae,
             recipe=recipe, activation=activation,
             k=opt.count(k), target_l0=opt.count(target_l0), n_tokens=tokens,
             batch_size=batch_size, lr=lr, seed=seed, device=opt.checked_device(device), out=out,

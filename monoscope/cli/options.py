@@ -11,9 +11,11 @@ import typer
 from monoscope.errors import ConfigError
 
 if TYPE_CHECKING:
+    from monoscope.data.live import Live
     from monoscope.features.atlas import Atlas
     from monoscope.lm.protocol import LM
     from monoscope.sae import SAE
+    from monoscope.sites import Site
 
 _MODEL = "Language model: a hub id, a folder, a .gguf file, or demo."
 _RECORDED = " Default: the one the SAE was trained on."
@@ -51,6 +53,17 @@ Device = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, only that.")]
+TrainModel = Annotated[
+    str | None, typer.Option("--model", metavar="M", help="Train while this model reads …")
+]
+TrainCorpus = Annotated[str | None, typer.Option("--corpus", metavar="C", help="… this corpus …")]
+TrainDocTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-doc-tokens", metavar="N",
+        help="Of a longer document that a model reads, the rest is left out. Default: 1024.",
+    ),
+]  # fmt: skip
 DSae = Annotated[int, typer.Option("--d-sae", metavar="L", help="Number of latents.")]
 
 
@@ -128,31 +141,52 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def check_one_source(
-    store: str | None, model: str | None, corpus: str | None, site: str | None
-) -> None:
+    verb: str, store: object, model: str | None, corpus: str | None, site: str | None,
+    max_doc_tokens: int | None,
+) -> None:  # fmt: skip
     """Raise ConfigError unless there is a store, or else a model with a corpus and a site."""
-    flags = {"STORE": store, "--model": model, "--corpus": corpus, "--site": site}
+    flags = {"STORE": store or None, "--model": model, "--corpus": corpus, "--site": site}
     given = [name for name, value in flags.items() if value is not None]
     if given not in (["STORE"], ["--model", "--corpus", "--site"]):
         raise ConfigError(
-            "train takes a store, or a model with a corpus and a site",
+            f"{verb} takes a store, or a model with a corpus and a site",
             got=", ".join(given) or "neither",
             expected="STORE, or --model, --corpus and --site",
+        )
+    if store and max_doc_tokens is not None:
+        raise ConfigError(
+            "--max-doc-tokens is for a model that reads documents",
+            got="a store",
+            hint="Of a store, collect said how much of each document it holds.",
         )
 
 
 def train_source(
     store: str | None, model: str | None, corpus: str | None, site: str | None, seed: int,
-    device: str | None,
+    device: str | None, max_doc_tokens: int | None,
 ) -> Any:  # fmt: skip
     """The store, or the model reading its corpus, that `check_one_source` found in order."""
     if store is not None:
         from monoscope.cli.stores import open_store
 
         return open_store(store)
+    assert model is not None and corpus is not None and site is not None
+    return live_sources(model, corpus, [site], seed, device, max_doc_tokens)[0]
+
+
+def live_sources(
+    model: str, corpus: str, sites: Sequence[str | Site], seed: int, device: str | None,
+    max_doc_tokens: int | None,
+) -> list[Live]:  # fmt: skip
+    """The model reading the corpus, at each of the sites.
+
+    Raises SiteError for a site that it lacks, ConfigError for a number out of range, and what
+    loading a model or a corpus raises.
+    """
     from monoscope.data.corpus import Corpus
     from monoscope.data.live import Live
     from monoscope.lm import load_lm
 
-    assert model is not None and corpus is not None and site is not None
-    return Live(load_lm(model, device=device), Corpus.from_name(corpus, None, seed), site)
+    lm, texts = load_lm(model, device=device), Corpus.from_name(corpus, None, seed)
+    most = Live.max_doc_tokens if max_doc_tokens is None else max_doc_tokens
+    return [Live(lm, texts, site, max_doc_tokens=most) for site in sites]

@@ -11,6 +11,7 @@ from monoscope.cli import options as opt
 from monoscope.cli.output import Bar, print_json, print_table, quiet_stdout
 from monoscope.cli.stores import open_store
 from monoscope.errors import ConfigError
+from monoscope.sites import Site
 
 _SHOWN = ("name", "fvu", "l0", "dead_fraction", "target_reached", "status")
 
@@ -22,8 +23,20 @@ def register(app: typer.Typer) -> None:
 
 
 def sweep(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Store of activations.")],
     d_sae: Annotated[str, typer.Option("--d-sae", metavar="L,L,…", help="Numbers of latents.")],
+    stores: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[STORE]...", help="Store, or one a site; or --model, --corpus, --site."
+        ),
+    ] = None,
+    model: opt.TrainModel = None,
+    corpus: opt.TrainCorpus = None,
+    site: Annotated[
+        str | None,
+        typer.Option("--site", metavar="S,S,…", help="… once for these sites; needs --tokens."),
+    ] = None,
+    max_doc_tokens: opt.TrainDocTokens = None,
     out: opt.Out = "runs/sweep",
     k: Annotated[
         str, typer.Option("--k", metavar="K,K,…", help="Latents a token; target L0 of penalties.")
@@ -54,19 +67,32 @@ def sweep(
     device: opt.Device = None,
     as_json: opt.Json = False,
 ) -> None:
-    """Train a grid of SAEs on one pass; table, plots, scaling law, advice."""
+    """Train a grid of SAEs on one pass; table, plots, scaling law, advice.
+
+    Several sites are one pass too: with --model, it runs once for all of them.
+    """
     further = opt.parse_settings(settings or [])
+    opt.check_one_source("sweep", stores, model, corpus, site, max_doc_tokens)
     sizes, ks = _numbers("--d-sae", d_sae, int), _numbers("--k", k, float)
     seeds = _numbers("--seed", seed, int)
+    totals = [] if tokens is None else _numbers("--tokens", tokens, int)
+    if not totals and not stores:
+        raise ConfigError(
+            "--tokens is needed where a model reads", expected="numbers parted by commas"
+        )
+    sites = [] if site is None else _sites(site)
     from monoscope.sweep import sweep as run
 
     with quiet_stdout(as_json), Bar("sweep") as bar:
-        acts = open_store(store)
-        totals = (
-            [6 * acts.n_tokens("train")] if tokens is None else _numbers("--tokens", tokens, int)
-        )
+        if stores:
+            sources: list[Any] = [open_store(store) for store in stores]
+            totals = totals or [6 * min(store.n_tokens("train") for store in sources)]
+        else:
+            assert model is not None and corpus is not None
+            sources = opt.live_sources(model, corpus, sites, 0, device, max_doc_tokens)
         made = run(
-            acts, out=out, d_sae=sizes, k=[opt.count(value) or 0 for value in ks],
+            sources[0] if len(sources) == 1 else sources, out=out, d_sae=sizes,
+            k=[opt.count(value) or 0 for value in ks],
             recipe=recipe.split(","), seed=seeds, n_tokens=totals, batch_size=batch_size, lr=lr,
             settings=further, budget=budget, budget_k=budget_k,
             device=opt.checked_device(device), resume=resume, progress=bar.trained,
@@ -80,12 +106,26 @@ def sweep(
         )
         for row in made.rows
     }
-    shown["law"] = told["law"] and told["law"]["parameters"]
-    for name in ("no_law", "advice", "no_advice", "out"):
-        if told[name] is not None:
-            shown[name.replace("_", " ")] = told[name]
+    for at, found in (told["sites"] or {"": told}).items():
+        shown[f"{at} law".strip()] = found["law"] and found["law"]["parameters"]
+        for name in ("no_law", "advice", "no_advice"):
+            if found[name] is not None:
+                shown[f"{at} {name.replace('_', ' ')}".strip()] = found[name]
+    shown["out"] = told["out"]
     shown["page"] = f"{made.out}/sweep.html"
     print_table(shown)
+
+
+def _sites(given: str) -> list[Site]:
+    """Sites parted by commas, each once; raises SiteError and ConfigError before a model is loaded.
+
+    What stands in braces is one site, of a form that is not supported and says so.
+    """
+    braced = given.lstrip().startswith("{")
+    sites = [Site.parse(part) for part in ([given] if braced else given.split(","))]
+    if len(set(sites)) != len(sites):
+        raise ConfigError("a sweep needs each site once", got=", ".join(map(str, sites)))
+    return sites
 
 
 def _numbers(flag: str, given: str, kind: Callable[[str], Any]) -> list[Any]:

@@ -16,21 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monoscope.data.corpus import is_held_out
 from monoscope.data.masking import MaskPolicy, token_norms
 from monoscope.data.norms import Moments
+from monoscope.data.reading import SETTINGS, Block, Place, Reading
 from monoscope.data.shards import first_not_finite
 from monoscope.data.stream import _permutation
-from monoscope.data.windows import (
-    CaptureLM,
-    Documents,
-    TokenDoc,
-    batch_windows,
-    capture_tokens,
-    cut_windows,
-    next_group,
-    token_docs,
-)
+from monoscope.data.windows import CaptureLM, Documents
 from monoscope.errors import ConfigError, CorpusError, DataError, MismatchError
 from monoscope.sites import Site
 
@@ -83,28 +74,21 @@ class Live:
             "model": self.lm.identity["model"],
             "site": str(self.site),
             "corpus": dict(self.corpus.description),
+            "max_doc_tokens": self.max_doc_tokens,
         }
 
     def stream(self, batch_size: int, seed: int) -> LiveStream:
         """An endless shuffled stream of x [batch_size, D] float32."""
-        return LiveStream(self, batch_size, seed)
+        return LiveStream(self, batch_size, seed, Reading(self, [self.parsed_site]))
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a block begins: the pass over the corpus, and the number of its first document."""
+class _Rows:
+    """The kept rows of a block, and where the next block begins."""
 
-    epoch: int
-    document: int
-
-
-@dataclass(frozen=True)
-class _Block:
-    """The kept rows of some documents, and where the next block begins."""
-
-    place: _Place
+    place: Place
     rows: Tensor
-    after: _Place
+    after: Place
 
 
 class LiveStream:
@@ -115,17 +99,25 @@ class LiveStream:
 
     origin = "the model"
 
-    def __init__(self, source: Live, batch_size: int, seed: int) -> None:
+    def __init__(self, source: Live, batch_size: int, seed: int, reading: Reading) -> None:
         for name, value, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
             if value < least:
                 raise ConfigError(f"{name} is out of range", got=value, expected=f">= {least}")
         self._source, self.batch_size, self.seed = source, batch_size, seed
+        self._reading = reading
         self._measured: dict[str, Any] | None = None  # mask policy and norms, from the first block
-        self._place, self._cursor = _Place(0, 0), 0
+        self._place, self._cursor = Place(0, 0), 0
         self._order: Tensor | None = None
-        self._blocks: dict[_Place, _Block] = {}  # the current one and the one before
+        self._blocks: dict[Place, _Rows] = {}  # the current one and the one before
         self._ahead: _Capture | None = None
-        self._docs: tuple[_Place, Iterator[TokenDoc]] | None = None
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """How far along the corpus it is: the pass over it, and the document its block begins with.
+
+        Streams that share a reading are best kept close in it.
+        """
+        return self._place.epoch, self._place.document
 
     def __iter__(self) -> Iterator[Tensor]:
         return self
@@ -191,14 +183,15 @@ class LiveStream:
                     hint="Resume with the same model, corpus, seed and settings.",
                 )
         self._measured = state["measured"] or self._measured
-        self._place = _Place(int(state["epoch"]), int(state["document"]))
+        self._place = Place(int(state["epoch"]), int(state["document"]))
         self._cursor, self._order = int(state["cursor"]), None
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop reading ahead, and having others' blocks captured at this site."""
         if self._ahead is not None:
             self._ahead.stop()
             self._ahead = None
+        self._reading.leave(self._source.parsed_site)
 
     def _walk(self) -> dict[str, Any]:
         source = self._source
@@ -207,16 +200,10 @@ class LiveStream:
             "site": str(source.site),
             "corpus": source.corpus.fingerprint,
             "seed": self.seed,
-            **{
-                name: getattr(source, name)
-                for name in (
-                    "held_out", "context_length", "max_doc_tokens", "batch_tokens",
-                    "buffer_tokens", "sink_ratio",
-                )
-            },
-        }  # fmt: skip
+            **{name: getattr(source, name) for name in (*SETTINGS, "sink_ratio")},
+        }
 
-    def _current(self) -> _Block:
+    def _current(self) -> _Rows:
         """The block at the present place; the one after it is begun in the background."""
         block = self._blocks.get(self._place)
         if block is None:
@@ -227,7 +214,7 @@ class LiveStream:
             self._ahead = _Capture(self, block.after)
         return block
 
-    def _waited_for(self, place: _Place) -> _Block:
+    def _waited_for(self, place: Place) -> _Rows:
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead.place == place:
             return ahead.result()
@@ -235,55 +222,31 @@ class LiveStream:
             ahead.stop()
         return self._captured(place, lambda: False)
 
-    def _captured(self, place: _Place, stopped: Any) -> _Block:
-        """Run the model over the documents from `place` on; skips to the next that keeps rows."""
+    def _captured(self, place: Place, stopped: Any) -> _Rows:
+        """Read on from `place`; skips to the next block that keeps rows."""
         start, empty_passes = place, 0
         while True:
-            documents = self._documents(start)
-            self._docs = None  # unless this ends well, what was taken from them is lost
-            group = next_group(documents, self._source.buffer_tokens)
-            if not group:
+            block = self._reading.read(start, self._source.parsed_site, stopped)
+            if block is None:
                 empty_passes += 1
                 if empty_passes == 2:
                     raise CorpusError(
                         "the corpus gave no token that could be kept",
                         expected="text with ordinary tokens in documents that are not held out",
                     )
-                start = _Place(start.epoch + 1, 0)
+                start = Place(start.epoch + 1, 0)
                 continue
-            rows = self._kept(group, stopped)
-            start = _Place(start.epoch, group[-1].doc + 1)
-            self._docs = (start, documents)
+            rows = self._kept(block)
+            start = Place(start.epoch, block.after)
             if rows.shape[0]:
-                return _Block(place, rows, start)
+                return _Rows(place, rows, start)
 
-    def _documents(self, place: _Place) -> Iterator[TokenDoc]:
-        """The documents that are read, from `place` on; walks on where it last stopped."""
-        if self._docs is None or self._docs[0] != place:
-            source = self._source
-            found = token_docs(source.lm, source.corpus, place.document, source.max_doc_tokens)
-            share = source.held_out
-            return (doc for doc in found if not is_held_out(doc.document.key, share))
-        return self._docs[1]
-
-    def _kept(self, group: list[TokenDoc], stopped: Any) -> Tensor:
-        """The rows [n, D] of a group that the mask keeps."""
-        source = self._source
-        token_ids = torch.tensor([i for doc in group for i in doc.ids], dtype=torch.int64)
-        lengths = [len(doc.ids) for doc in group]
-        n_prefix = len(source.lm.prefix_ids)
-        windows = cut_windows(lengths, source.context_length - n_prefix)
-        batches = batch_windows(windows, n_prefix, source.batch_tokens)
-
-        def tick(n: int) -> None:
-            if stopped():
-                raise _StoppedError
-
-        acts = capture_tokens(source.lm, source.parsed_site, token_ids, batches, tick)
-        norms = token_norms(acts)
+    def _kept(self, block: Block) -> Tensor:
+        """The rows [n, D] of a block that the mask keeps."""
+        acts, token_ids, norms = block.acts, block.token_ids, token_norms(block.acts)
         if first_not_finite(acts, norms) is not None:
             raise DataError(
-                f"NaN or Inf in the activations at {source.site}",
+                f"NaN or Inf in the activations at {self._source.site}",
                 expected="finite values",
                 hint="Load the model in float32 or bfloat16, or choose another site.",
             )
@@ -314,17 +277,13 @@ class LiveStream:
         }
 
 
-class _StoppedError(Exception):
-    """A capture that nobody waits for any more."""
-
-
 class _Capture:
     """One block, captured by a thread of its own."""
 
-    def __init__(self, stream: LiveStream, place: _Place) -> None:
+    def __init__(self, stream: LiveStream, place: Place) -> None:
         self.place = place
         self._stopped = threading.Event()
-        self._block: _Block | None = None
+        self._block: _Rows | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(stream,), daemon=True)
         self._thread.start()
@@ -335,7 +294,7 @@ class _Capture:
         except BaseException as error:  # raised again where it is waited for
             self._error = error
 
-    def result(self) -> _Block:
+    def result(self) -> _Rows:
         """Wait for it."""
         self._thread.join()
         if self._error is not None:

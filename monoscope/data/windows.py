@@ -44,6 +44,7 @@ class CaptureLM(Protocol):
     def width(self, site: Site) -> int: ...
     def encode(self, texts: Sequence[str]) -> Sequence[Encoding]: ...
     def capture(self, ids: Tensor, mask: Tensor, site: Site) -> Tensor: ...
+    def capture_many(self, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> list[Tensor]: ...
 
 
 class Documents(Protocol):
@@ -162,17 +163,31 @@ def capture_tokens(
 
     tick is called after each batch with the tokens it held.
     """
-    acts: Tensor | None = None
+    return capture_tokens_many(lm, [site], token_ids, batches, tick)[0]
+
+
+def capture_tokens_many(
+    lm: CaptureLM,
+    sites: Sequence[Site],
+    token_ids: Tensor,
+    batches: Sequence[Sequence[Window]],
+    tick: Callable[[int], None],
+) -> list[Tensor]:
+    """What `capture_tokens` gives at each of the sites, from one forward pass a batch."""
+    acts: list[Tensor] = []
     n_prefix = len(lm.prefix_ids)
     for batch in batches:
         ids, mask = _rows(lm, token_ids, batch)
-        x = lm.capture(ids, mask, site)[:, n_prefix:].to("cpu")
-        if acts is None:
-            acts = torch.empty(token_ids.numel(), x.shape[-1], dtype=x.dtype)
-        for row, window in zip(x, batch, strict=True):
-            acts[window.start : window.start + window.length] = row[: window.length]
+        one = len(sites) == 1
+        found = [lm.capture(ids, mask, sites[0])] if one else lm.capture_many(ids, mask, sites)
+        xs = [x[:, n_prefix:].to("cpu") for x in found]
+        if not acts:
+            acts = [torch.empty(token_ids.numel(), x.shape[-1], dtype=x.dtype) for x in xs]
+        for x, put in zip(xs, acts, strict=True):
+            for row, window in zip(x, batch, strict=True):
+                put[window.start : window.start + window.length] = row[: window.length]
         tick(sum(window.length for window in batch))
-    return torch.empty(0, lm.width(site), dtype=lm.dtype) if acts is None else acts
+    return acts or [torch.empty(0, lm.width(site), dtype=lm.dtype) for site in sites]
 
 
 def _rows(lm: CaptureLM, token_ids: Tensor, batch: Sequence[Window]) -> tuple[Tensor, Tensor]:

@@ -98,14 +98,24 @@ class HFModel:
         ids [B,S] int64, mask [B,S] bool (False on padding, left or right; x there means nothing).
         Raises SiteError for a site the model lacks, DataError for ids or mask that do not fit.
         """
-        site = Site.parse(site)
+        return self.capture_many(ids, mask, [site])[0]
+
+    def capture_many(self, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> list[Tensor]:
+        """What `capture` gives at each of the sites, bit for bit, from one forward pass.
+
+        The pass stops at the last of them, whatever their order.  Raises as `capture`.
+        """
+        parsed = [Site.parse(site) for site in sites]
         ids, mask = self._checked(ids, mask)
-        port = port_of(self.model, site)
+        if not parsed:
+            return []
+        ports = [port_of(self.model, site) for site in parsed]
         # The head, at most, lies outside the base; for anything else logits are never computed.
-        run = self._base if port.module in self._base_modules else self.model
+        inside = all(port.module in self._base_modules for port in ports)
+        run = self._base if inside else self.model
         inputs = self._inputs(ids, mask)
         with self._lock, torch.no_grad():
-            return hooking.read(self.model, site, lambda: run(ids, use_cache=False, **inputs))
+            return hooking.read(self.model, parsed, lambda: run(ids, use_cache=False, **inputs))
 
     def logits(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,29 +19,37 @@ _ORDER = ("embed", *FORWARD_ORDER, "module")
 
 
 class _Reached(Exception):
-    """Carries the activation out of a forward pass that need go no further."""
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__()
-        self.x = x
+    """Ends a forward pass that need go no further."""
 
 
-def read(model: nn.Module, site: Site, forward: Callable[[], object]) -> Tensor:
-    """x at `site` while `forward()` runs; the pass stops there.
+def read(model: nn.Module, sites: Sequence[Site], forward: Callable[[], object]) -> list[Tensor]:
+    """x at each of `sites`, in their order, while `forward()` runs; the pass stops at the last.
 
-    Raises SiteError where the site does not hold one tensor [B,S,D], or is never reached.
+    Raises SiteError where a site does not hold one tensor [B,S,D], or is never reached.
     """
-    port = port_of(model, site)
+    ports = {site: port_of(model, site) for site in sites}
+    found: dict[Site, Tensor] = {}
 
-    def stop(x: Tensor) -> None:
-        raise _Reached(x)
+    def keeping(site: Site) -> Callable[[Tensor], None]:
+        def keep(x: Tensor) -> None:
+            if site in found:  # a module that runs twice is read where the pass first comes by
+                return
+            last = len(found) + 1 == len(ports)
+            found[site] = x if last else x.clone()  # what still runs may write into x
+            if last:
+                raise _Reached
 
-    with _attached(model, port, site, stop):
+        return keep
+
+    with ExitStack() as stack:
+        for site, port in ports.items():
+            stack.enter_context(_attached(model, port, site, keeping(site)))
         try:
             forward()
-        except _Reached as reached:
-            return reached.x
-    raise SiteError("the forward pass never runs this module", got=site)
+        except _Reached:
+            return [found[site] for site in sites]
+    missing = next(site for site in sites if site not in found)
+    raise SiteError("the forward pass never runs this module", got=missing)
 
 
 @contextmanager

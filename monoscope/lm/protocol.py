@@ -91,6 +91,9 @@ class LM(Protocol):
     def capture(self, ids: Tensor, mask: Tensor, site: Site) -> Tensor:
         """x [B,S,D] at a site, in the model's dtype, running no further than the site."""
 
+    def capture_many(self, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> list[Tensor]:
+        """What `capture` gives at each of the sites, bit for bit, from one forward pass."""
+
     def logits(self, ids: Tensor, mask: Tensor, hooks: Mapping[Site, Hook] | None = None) -> Tensor:
         """Next-token logits [B,S,V] in the model's dtype, with the sites in `hooks` edited."""
 

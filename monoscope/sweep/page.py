@@ -9,28 +9,35 @@ from monoscope.page import document, table, text
 from monoscope.sweep.plot import STYLE
 
 _SHOWN = (
-    "name", "d_sae", "k", "n_tokens", "fvu", "l0", "target_reached", "dead_fraction",
+    "name", "site", "d_sae", "k", "n_tokens", "fvu", "l0", "target_reached", "dead_fraction",
     "measured_on", "error",
 )  # fmt: skip
 
 
-def render(rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any], drawn: Sequence[str]) -> str:
-    """The page; told: what `Sweep.to_json` gives.  drawn: the plots, as SVG."""
+def render(
+    rows: Sequence[Mapping[str, Any]], told: Mapping[str, Any], drawn: Mapping[str, Sequence[str]]
+) -> str:
+    """The page; told: what `Sweep.to_json` gives.  drawn: the plots of each site, as SVG."""
     done = [row for row in rows if row["status"] == "finished"]
-    body = [
-        f"<h1>{len(done)} SAEs on one pass</h1>",
-        f"<style>{STYLE}</style>",
-        f'<div class="plots">{"".join(f"<figure>{panel}</figure>" for panel in drawn)}</div>',
-        *_law(told),
+    several = bool(told["sites"])
+    body = [f"<h1>{len(done)} SAEs on one pass</h1>", f"<style>{STYLE}</style>"]
+    for site, plots in drawn.items():
+        body += [f"<h2>{text(site)}</h2>"] if several else []
+        body.append(
+            f'<div class="plots">{"".join(f"<figure>{plot}</figure>" for plot in plots)}</div>'
+        )
+        body += _law(told["sites"][site] if several else told, "h3" if several else "h2")
+    shown = [name for name in _SHOWN if several or name != "site"]
+    body += [
         "<h2>Every run</h2>",
-        table(_SHOWN, ([_cell(row[name]) for name in _SHOWN] for row in rows)),
+        table(shown, ([_cell(row[name]) for name in shown] for row in rows)),
     ]
     return document("monoscope sweep", body)
 
 
-def _law(told: Mapping[str, Any]) -> list[str]:
+def _law(told: Mapping[str, Any], heading: str) -> list[str]:
     law, advice = told["law"], told["advice"]
-    parts = ["<h2>The scaling law</h2>"]
+    parts = [f"<{heading}>The scaling law</{heading}>"]
     if law is None:
         return [*parts, f"<p>{text(told['no_law'])}</p>"]
     parts.append(f"<p>L = {text(law['formula'])}, fitted to {law['n_points']} runs; "

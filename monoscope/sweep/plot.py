@@ -12,6 +12,7 @@ from monoscope.page import text
 from monoscope.sweep.scaling import LEVEL, Law
 
 _W, _H = 320, 250  # of a panel, in SVG units
+_HEAD = 24  # above a row of panels, for its site
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 62, 30, 34  # around its axes
 _POINTS = 33  # of a curve
 _INKS = ("#c06000", "#3b7dd8", "#2f9e6e", "#a06bc9", "#c94f6d", "#8a8a8f")
@@ -47,14 +48,25 @@ def panels(rows: Sequence[Mapping[str, Any]], law: Law | None) -> list[str]:
     return made
 
 
-def standalone(drawn: Sequence[str]) -> str:
-    """The panels side by side as an SVG file."""
-    beside = "".join(
-        panel.replace("<svg ", f'<svg x="{at * _W}" width="{_W}" height="{_H}" ', 1)
-        for at, panel in enumerate(drawn)
-    )
+def standalone(drawn: Mapping[str, Sequence[str]]) -> str:
+    """The panels of each site in a row as an SVG file; the site above its row, if it is named."""
+    beside, tall = "", 0
+    for site, row in drawn.items():
+        if site:
+            tall += _HEAD
+            beside += (
+                f'<g class="panel"><text class="title" x="{_LEFT}" y="{tall - 4}">{text(site)}'
+                "</text></g>"
+            )
+        down = f' y="{tall}"' if tall else ""
+        beside += "".join(
+            panel.replace("<svg ", f'<svg x="{at * _W}"{down} width="{_W}" height="{_H}" ', 1)
+            for at, panel in enumerate(row)
+        )
+        tall += _H
+    wide = _W * max(len(row) for row in drawn.values())
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_W * len(drawn)} {_H}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {tall}" '
         f'role="img" aria-label="FVU of a sweep"><style>{STYLE}</style>{beside}</svg>\n'
     )
 

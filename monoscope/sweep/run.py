@@ -1,4 +1,4 @@
-"""sweep(): train a grid of SAEs on one pass, measure each, and write table, plots and law."""
+"""sweep(): train a grid of SAEs on one pass, measure each, and write table, plots and laws."""
 
 from __future__ import annotations
 
@@ -6,67 +6,26 @@ import contextlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
-
-from monoscope.errors import ConfigError, InputError, OutputError, TrainingError
+from monoscope.errors import ConfigError, OutputError, TrainingError
 from monoscope.evals import evaluate
-from monoscope.files import atomic_path, require_folder, write_atomic
+from monoscope.files import require_folder, write_atomic
 from monoscope.locks import folder_lock
 from monoscope.sae.config import WITH_K
 from monoscope.sae.recipes import get_recipe
-from monoscope.sweep.page import render
-from monoscope.sweep.plot import panels, standalone
-from monoscope.sweep.scaling import Advice, Law, fit_law, flop_per_token, recommend
-from monoscope.train.grid import Plan, Run
+from monoscope.sweep.result import COLUMNS, FILES, NOTE, Sweep, conclude, write
+from monoscope.sweep.scaling import flop_per_token
+from monoscope.sweep.sources import sources_of
+from monoscope.train.grid import Plan, Run, train_plans
 from monoscope.train.loop import Progress
 from monoscope.train.order import Order
 
-NOTE = "sweep.json"
-PLOT = "scaling-law.svg"
-FILES = ("sweep.parquet", "sweep.csv", "sweep.html", PLOT, "saes")
-COLUMNS = pa.schema([
-    ("name", pa.string()), ("recipe", pa.string()), ("d_sae", pa.int64()), ("k", pa.float64()),
-    ("seed", pa.int64()), ("n_tokens", pa.int64()), ("status", pa.string()),
-    ("fvu", pa.float64()), ("l0", pa.float64()), ("dead_fraction", pa.float64()),
-    ("target_reached", pa.bool_()), ("measured_on", pa.string()), ("flop", pa.float64()),
-    ("tokens_per_step_second", pa.float64()), ("out", pa.string()), ("error", pa.string()),
-])  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A finished sweep: a row for each SAE, as in sweep.parquet; the law and the advice, if any.
-
-    no_law, no_advice: why there is none.
-    """
-
-    rows: list[dict[str, Any]]
-    law: Law | None
-    no_law: str | None
-    advice: Advice | None
-    no_advice: str | None
-    out: Path
-
-    def to_json(self) -> dict[str, Any]:
-        """What the command line prints."""
-        return {
-            "out": str(self.out),
-            "rows": self.rows,
-            "law": None if self.law is None else self.law.to_json(),
-            "no_law": self.no_law,
-            "advice": None if self.advice is None else self.advice.to_json(),
-            "no_advice": self.no_advice,
-        }
-
 
 def sweep(
-    store: Any,
+    source: Any,
     *,
     out: str | Path,
     d_sae: int | Sequence[int],
@@ -85,41 +44,51 @@ def sweep(
     n_eval_tokens: int | None = 65_536,
     progress: Callable[[Progress], None] | None = None,
 ) -> Sweep:
-    """Train every combination of d_sae, k, recipe, seed and n_tokens on one pass over a store.
+    """Train every combination of site, d_sae, k, recipe, seed and n_tokens on one pass.
 
+    source: as for `train`; or a list of stores, or of Lives, with a site each. Lives share one
+    reading: the model runs once for all of their sites.
     k: latents a token; the target L0 of recipes with a penalty; passed over by the others.
     n_tokens: of a run, each with a schedule of its own; several let the law say what tokens are
     worth.  budget: FLOP to spend on one SAE at L0 budget_k (default: the middle k of the sweep).
     n_eval_tokens: held-out tokens to measure each SAE on; a source without held-out tokens is
     measured on training data, and the table says so.  target_reached: whether the L0 of training
     came to the target it was steered to; null where it was not steered.
-    resume: go on with the sweep in `out`; a larger grid keeps what is finished there.
+    resume: go on with the sweep in `out`; a larger grid, or more sites, keeps what is finished.
 
     Writes sweep.json, sweep.parquet and sweep.csv (one row an SAE), sweep.html (FVU against L0,
-    d_sae and tokens, with the law), its plots as scaling-law.svg, and saes/<name>/. An SAE whose
-    training diverges is a row with its error.
+    d_sae and tokens, with the law of each site), its plots as scaling-law.svg, and saes/<name>/.
+    An SAE whose training diverges is a row with its error.
 
     Raises ConfigError, before anything is written, OutputError for a folder that holds a sweep
     that is not to be resumed, and what `train` raises.
     """
-    orders = list(_orders(_listed(d_sae), _listed(k), _listed(recipe), _listed(seed),
-                          _listed(n_tokens), lr, dict(settings or {}), Path(out)))  # fmt: skip
-    plan = Plan(
-        store, [order for order, _ in orders], batch_size=batch_size, data_seed=data_seed,
-        device=device,
-    )  # fmt: skip
-    with plan, _held(out, resume) as folder:
+    sources = sources_of(source)
+    grid = list(_orders(_listed(d_sae), _listed(k), _listed(recipe), _listed(seed),
+                        _listed(n_tokens), lr, dict(settings or {})))  # fmt: skip
+    with contextlib.ExitStack() as held:
+        plans = [
+            held.enter_context(Plan(
+                data, _placed([order for order, _ in grid], Path(out), site, len(sources) > 1),
+                batch_size=batch_size, data_seed=data_seed, device=device,
+            ))
+            for site, data in sources
+        ]  # fmt: skip
+        folder = held.enter_context(_held(out, resume))
         running = json.dumps({"status": "running"})
-        results = plan.train(
-            resume=resume, progress=progress, begun=lambda: write_atomic(folder / NOTE, running)
-        )
-        rows = [
-            _row(order, asked, result, store, n_eval_tokens)
-            for (order, asked), result in zip(orders, results, strict=True)
-        ]
-        d_in = next((r.sae.d_in for r in results if isinstance(r, Run)), 0)
-        made = _concluded(rows, d_in, budget, budget_k, folder)
-        _write(made, folder)
+        results = train_plans(
+            plans, resume=resume, progress=progress,
+            begun=lambda: write_atomic(folder / NOTE, running),
+        )  # fmt: skip
+        rows, widths = [], {}
+        for (site, data), plan, trained in zip(sources, plans, results, strict=True):
+            widths[site] = next((made.sae.d_in for made in trained if isinstance(made, Run)), 0)
+            rows += [
+                _row(site, order, asked, result, data, n_eval_tokens)
+                for order, (_, asked), result in zip(plan.orders, grid, trained, strict=True)
+            ]
+        made = conclude(rows, widths, budget, budget_k, folder)
+        write(made)
     return made
 
 
@@ -146,9 +115,12 @@ def _listed(given: Any) -> list[Any]:
 
 def _orders(
     d_saes: list[int], ks: list[float], recipes: list[str], seeds: list[int], totals: list[int],
-    lr: float | None, settings: dict[str, Any], out: Path,
+    lr: float | None, settings: dict[str, Any],
 ) -> Iterable[tuple[Order, float | None]]:  # fmt: skip
-    """Every combination once, with the k that was asked for; a recipe without k has it once."""
+    """Every combination once, with the k that was asked for; a recipe without k has it once.
+
+    out: its name, as yet.
+    """
     seen = set()
     for name, d_sae, k, seed, n_tokens in itertools.product(recipes, d_saes, ks, seeds, totals):
         row = get_recipe(name)
@@ -164,20 +136,50 @@ def _orders(
         yield (
             Order(
                 d_sae=d_sae, recipe=name, n_tokens=n_tokens, lr=lr, seed=seed, settings=settings,
-                out=out / "saes" / called, **how,
+                out=called, **how,
             ),
             k if how else None,
         )  # fmt: skip
 
 
+def _placed(orders: list[Order], out: Path, site: str | None, several: bool) -> list[Order]:
+    """The orders with their folders, named after the site too where there are several.
+
+    A run of that site that was begun under the other name, before sites came or went, keeps it.
+    """
+    placed = []
+    for order in orders:
+        plain = out / "saes" / str(order.out)
+        sited = plain if site is None else plain.with_name(f"{_as_name(site)}-{plain.name}")
+        usual, other = (sited, plain) if several else (plain, sited)
+        there = site is not None and _site_in(usual) != site and _site_in(other) == site
+        placed.append(replace(order, out=other if there else usual))
+    return placed
+
+
+def _as_name(site: str) -> str:
+    return site.replace(":", "-")
+
+
+def _site_in(folder: Path) -> str | None:
+    """The site that the run in a folder says it is of; None where there is no telling."""
+    try:
+        told = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        site = told["config"]["data"]["source"]["site"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(site)
+
+
 def _row(
-    order: Order, k: float | None, result: Run | TrainingError, store: Any, n_eval: int | None
-) -> dict[str, Any]:
+    site: str | None, order: Order, k: float | None, result: Run | TrainingError, store: Any,
+    n_eval: int | None,
+) -> dict[str, Any]:  # fmt: skip
     assert order.out is not None
     row: dict[str, Any] = dict.fromkeys(COLUMNS.names)
     row |= {
-        "name": Path(order.out).name, "recipe": order.recipe, "d_sae": order.d_sae, "k": k,
-        "seed": order.seed, "n_tokens": order.n_tokens, "out": str(order.out),
+        "name": Path(order.out).name, "site": site, "recipe": order.recipe, "d_sae": order.d_sae,
+        "k": k, "seed": order.seed, "n_tokens": order.n_tokens, "out": str(order.out),
     }  # fmt: skip
     if isinstance(result, TrainingError):
         return row | {"status": "stopped", "error": str(result)}
@@ -197,44 +199,3 @@ def _row(
         "target_reached": metrics.get("target", {}).get("reached"),
         "flop": float(cost), "tokens_per_step_second": metrics["tokens_per_step_second"],
     }  # fmt: skip
-
-
-def _concluded(
-    rows: list[dict[str, Any]], d_in: int, budget: float | None, budget_k: float | None,
-    folder: Path,
-) -> Sweep:  # fmt: skip
-    """Law and advice, where the finished rows allow them. A law is for one recipe."""
-    done = [row for row in rows if row["status"] == "finished" and row["k"] is not None]
-    law, no_law = None, None
-    if len({row["recipe"] for row in done}) > 1:
-        no_law = "a scaling law is for one recipe; this sweep has several"
-    else:
-        try:
-            law = fit_law(
-                *([row[name] for row in done] for name in ("d_sae", "l0", "n_tokens", "fvu"))
-            )
-        except InputError as error:
-            no_law = str(error)
-    advice, no_advice = None, None if budget is None else no_law
-    if law is not None and budget is not None:
-        ks = sorted(row["l0"] for row in done)
-        try:
-            advice = recommend(law, budget, budget_k or ks[len(ks) // 2], d_in)
-        except InputError as error:
-            no_advice = str(error)
-    return Sweep(rows, law, no_law, advice, no_advice, folder)
-
-
-def _write(made: Sweep, folder: Path) -> None:
-    table = pa.Table.from_pylist(made.rows, schema=COLUMNS)
-    with atomic_path(folder / "sweep.parquet") as part:
-        pq.write_table(table, part)
-    with atomic_path(folder / "sweep.csv") as part:
-        pacsv.write_csv(table, part)
-    done = [row for row in made.rows if row["status"] == "finished"]
-    drawn = panels(done, made.law) if done else []
-    write_atomic(folder / "sweep.html", render(made.rows, made.to_json(), drawn))
-    if drawn:
-        write_atomic(folder / PLOT, standalone(drawn))
-    told = made.to_json() | {"status": "finished"}
-    write_atomic(folder / NOTE, json.dumps(told, indent=1) + "\n")

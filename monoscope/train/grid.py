@@ -1,4 +1,4 @@
-"""train_many(), Plan: several SAEs on one pass over the data, each as if it had been alone."""
+"""train_many(), Plan, train_plans(): several SAEs on one pass, each as if it had been alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from monoscope.train.diagnose import Look, Watch
 from monoscope.train.events import EventLog, read_figures
 from monoscope.train.folder import EVENTS, SOURCE, RunFolder
 from monoscope.train.job import Job
-from monoscope.train.loop import Pass, Progress
+from monoscope.train.loop import Pass, Progress, Waits, take_turns
 from monoscope.train.order import Order
 from monoscope.train.prefetch import Ahead, reads_ahead
 from monoscope.train.source import IteratorStream, make_stream, peek
@@ -63,6 +63,30 @@ def train_many(
         return plan.train(resume=resume, progress=progress)
 
 
+def train_plans(
+    plans: Sequence[Plan],
+    *,
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    begun: Callable[[], None] | None = None,
+) -> list[list[Run | TrainingError]]:
+    """Train the SAEs of all plans, their passes taking turns; the results of each, in its order.
+
+    Each SAE ends bit for bit (on a CPU) as with its plan alone.  begun: called when no folder was
+    refused.  Once only for each plan; arguments and errors as for `train_many`.
+    """
+    _check_folders([order for plan in plans for order in plan.orders])
+    with contextlib.ExitStack() as held:
+        for plan in plans:
+            plan._open(resume, held)
+        waits = Waits()
+        passes = [plan._begun(resume, progress, waits) for plan in plans]
+        if begun is not None:
+            begun()
+        take_turns(passes)
+        return [plan._ended() for plan in plans]
+
+
 class Plan:
     """Orders and the data for them, found to fit before anything is written; `train` trains them.
 
@@ -83,8 +107,12 @@ class Plan:
         self.batch_size, self.data_seed = batch_size, data_seed
         self.stream = make_stream(source, batch_size, data_seed)
         self._ahead = Ahead(self.stream, self.device) if reads_ahead(self.device) else None
+        self._opened: list[tuple[int, RunFolder | None]] = []  # of the orders that are not done
+        self._jobs: list[Job] = []
         self._numbers: dict[int, int] = {}  # which order a job, by its id(), is for
+        self._results: dict[int, Run | TrainingError] = {}
         self._sample: torch.Tensor | None = None
+        self._last: tuple[int, list[torch.Tensor]] | None = None  # read at which step, for the ends
         try:
             width, n_rows = self.sample.shape[1], getattr(self.stream, "n_rows", None)
             self.configs = [order.configs(width, batch_size, n_rows) for order in orders]
@@ -112,22 +140,8 @@ class Plan:
         begun: Callable[[], None] | None = None,
     ) -> list[Run | TrainingError]:  # fmt: skip
         """What `train_many` does; once only.  begun: called when no folder was refused."""
-        results: dict[int, Run | TrainingError] = {}
-        with contextlib.ExitStack() as held:
-            jobs = self._jobs(resume, held, results)
-            if begun is not None:
-                begun()
-
-            def finish(job: Job) -> None:
-                if self._ahead is not None:
-                    self._ahead.rewind()
-                results[self._numbers[id(job)]] = self._finish(job)
-
-            Pass(self._ahead or self.stream, jobs, progress).run(finish)
-            for job in jobs:
-                if job.error is not None:
-                    results[self._numbers[id(job)]] = job.error
-        return [results[number] for number in range(len(self.orders))]
+        (made,) = train_plans([self], resume=resume, progress=progress, begun=begun)
+        return made
 
     @property
     def sample(self) -> torch.Tensor:
@@ -136,14 +150,8 @@ class Plan:
             self._sample = torch.cat(peek(self.stream, max(1, SAMPLE_TOKENS // self.batch_size)))
         return self._sample
 
-    def _jobs(
-        self, resume: bool, held: contextlib.ExitStack, results: dict[int, Run | TrainingError]
-    ) -> list[Job]:
-        """The jobs still to be done, the stream where the hindmost of them stands.
-
-        Runs that are finished go into results. Every folder is checked, and held, before any work.
-        """
-        opened = []
+    def _open(self, resume: bool, held: contextlib.ExitStack) -> None:
+        """Check every folder, and hold it, before any work; finished runs are results."""
         for number, (order, (sae, config)) in enumerate(
             zip(self.orders, self.configs, strict=True)
         ):
@@ -155,22 +163,45 @@ class Plan:
                 )
             done = None if folder is None else folder.finished()
             if done is not None and folder is not None:
-                results[number] = Run(*done, folder.path)
+                self._results[number] = Run(*done, folder.path)
             else:
-                opened.append((number, sae, config, folder))
-        jobs = []
+                self._opened.append((number, folder))
+
+    def _begun(
+        self, resume: bool, progress: Callable[[Progress], None] | None, waits: Waits
+    ) -> Pass:
+        """The pass of the jobs still to be done, the stream where the hindmost of them stands."""
         places: dict[int, dict[str, Any] | None] = {}
-        for number, sae, config, folder in opened:
+        for number, folder in self._opened:
+            sae, config = self.configs[number]
             state = self._begin(sae, config)
             places[number] = None if folder is None or not resume else folder.restore(state)
-            jobs.append(self._job(number, sae, config, state, folder))
-            self._numbers[id(jobs[-1])] = number
-        if jobs:
-            hindmost = min(jobs, key=lambda job: job.state.step)
+            self._jobs.append(self._job(number, sae, config, state, folder))
+            self._numbers[id(self._jobs[-1])] = number
+        if self._jobs:
+            hindmost = min(self._jobs, key=lambda job: job.state.step)
             place = places[self._numbers[id(hindmost)]]
             if place is not None:
                 self.stream.load_state_dict(place)
-        return jobs
+        return Pass(self._ahead or self.stream, self._jobs, self._end, progress, waits)
+
+    def _end(self, job: Job) -> None:
+        """Make the result of a job that has done its last step."""
+        if self._ahead is not None:
+            self._ahead.rewind()
+        self._results[self._numbers[id(job)]] = self._finish(job)
+        step = job.state.step
+        if not any(
+            one.pending and one is not job and not one.running and one.state.step == step
+            for one in self._jobs
+        ):
+            self._last = None
+
+    def _ended(self) -> list[Run | TrainingError]:
+        for job in self._jobs:
+            if job.error is not None:
+                self._results[self._numbers[id(job)]] = job.error
+        return [self._results[number] for number in range(len(self.orders))]
 
     def _job(
         self, number: int, sae: SAEConfig, config: TrainConfig, state: TrainState,
@@ -215,13 +246,19 @@ class Plan:
         sae, inputs = sae.to(self.device), inputs.to(self.device)
         return TrainState.fresh(sae, row, config.lr, inputs, config.seed)
 
+    def _batches(self, step: int) -> list[torch.Tensor]:
+        """What the thresholds and figures of the SAEs that end at a step are measured on."""
+        if isinstance(self.stream, IteratorStream):
+            return [self.sample]
+        if self._last is None or self._last[0] != step:
+            tokens = min(CALIBRATION_TOKENS, getattr(self.stream, "n_rows", CALIBRATION_TOKENS))
+            self._last = step, peek(self.stream, max(1, tokens // self.batch_size))
+        return self._last[1]
+
     def _finish(self, job: Job) -> Run:
         """Fold, calibrate, measure and write."""
         state, config = job.state, job.config
-        batches = [self.sample]
-        if not isinstance(self.stream, IteratorStream):
-            tokens = min(CALIBRATION_TOKENS, getattr(self.stream, "n_rows", CALIBRATION_TOKENS))
-            batches = peek(self.stream, max(1, tokens // self.batch_size))
+        batches = self._batches(state.step)
         job.whole = False  # from here on its weights are no longer those that are trained
         measured = calibrate.finish(state.sae, state.inputs, state.guess, batches)
         knows = self.stream if hasattr(self.stream, "provenance") else self.source

@@ -1,12 +1,13 @@
-"""The one loop: a pass over the data that trains one SAE, or many on the same batches."""
+"""The one loop: passes over data that take turns, each training one SAE or many on its batches."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -19,6 +20,64 @@ from monoscope.train.source import Stream
 
 _LOG = logging.getLogger(__name__)
 RECENT, ENOUGH = 200, 20  # steps over which waiting for data is counted: most, fewest
+
+
+def take_turns(passes: Sequence[Pass]) -> None:
+    """Walk every pass to its end, a step at a time; saves on the way.
+
+    Next is the pass that is hindmost: in the data where streams read the same, and then in steps.
+
+    A job that cannot go on gets its error, and the others go on. On Ctrl-C, and when the data or
+    `finish` raise, the jobs of all passes are saved where they stand.
+
+    Raises TrainingError if the data end without notice, and whatever the data raise.
+    """
+    with Interruption() as interruption:
+        for walk in passes:
+            walk.end_if_done()  # all of it was done before
+        while going := [walk for walk in passes if walk.pending]:
+            turn = min(going, key=lambda walk: walk.place)
+            try:
+                turn.go_on()
+                turn.end_if_done()
+            except Exception as error:
+                _rescue(passes, error)
+                raise
+            if interruption.asked:
+                for walk in passes:
+                    walk.save()
+                raise KeyboardInterrupt
+
+
+def _rescue(passes: Sequence[Pass], error: Exception) -> None:
+    """Save every job where it stands, and say in `error` and in the logs where that is."""
+    why = str(error) or type(error).__name__
+    found = [path for walk in passes for path in walk.rescue(why)]
+    if not found:
+        return
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    told = f"What was trained is kept in {found[0]}{more}; resume goes on from there."
+    if isinstance(error, MonoscopeError):
+        error.args = (f"{error}{'' if str(error).endswith('.') else '.'} {told}",)
+    else:
+        error.add_note(told)
+
+
+class Waits:
+    """How much of the recent time was spent waiting for data; passes that take turns share one."""
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[float, float]] = deque(maxlen=RECENT)  # waited, worked
+
+    def step(self, waited: float, worked: float) -> None:
+        """A step that took so many seconds."""
+        self._steps.append((waited, worked))
+
+    def share(self) -> float | None:
+        """Share of the time; None before there is enough of it."""
+        waited = sum(wait for wait, _ in self._steps)
+        whole = waited + sum(work for _, work in self._steps)
+        return waited / whole if len(self._steps) >= ENOUGH and whole > 0 else None
 
 
 @dataclass(frozen=True)
@@ -50,45 +109,47 @@ class Pass:
         self,
         stream: Stream,
         jobs: list[Job],
+        finish: Callable[[Job], None],
         progress: Callable[[Progress], None] | None = None,
+        waits: Waits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.stream, self.jobs, self._progress, self._clock = stream, jobs, progress, clock
+        """finish: called with each job that has done its last step."""
+        self.stream, self.jobs, self._finish = stream, jobs, finish
+        self._progress, self._clock = progress, clock
+        self._waits = waits or Waits()
         self._mixing = Mixing()
-        self._steps: deque[tuple[float, float]] = deque(maxlen=RECENT)  # waited, worked
         self._began = clock()
         self._given = -1  # batches that the stream has given, from the beginning of the runs
 
-    def run(self, finish: Callable[[Job], None]) -> None:
-        """Train all jobs to their ends and call `finish` at each end; saves on the way.
+    @property
+    def pending(self) -> list[Job]:
+        """The jobs that have anything left to do."""
+        return [job for job in self.jobs if job.pending]
 
-        A job that cannot go on gets its error, and the others go on. On Ctrl-C, and when the data
-        or `finish` raise, every job is saved where it stands.
+    @property
+    def place(self) -> tuple[tuple[int, ...], int]:
+        """How far the stream has reached, where it says so, and the steps of the hindmost job."""
+        reached = getattr(self.stream, "reached", None) or ()
+        return reached, min(job.state.step for job in self.pending)
 
-        Raises TrainingError if the data end without notice, and whatever the data raise.
-        """
-        with Interruption() as interruption:
-            while pending := [job for job in self.jobs if job.pending]:
-                position = min(job.state.step for job in pending)
-                here = [job for job in pending if job.state.step == position]
-                try:
-                    self._go_on(here, position, finish)
-                except Exception as error:
-                    self._rescue(error)
-                    raise
-                if interruption.asked:
-                    self._save()
-                    raise KeyboardInterrupt
-
-    def _go_on(self, here: list[Job], position: int, finish: Callable[[Job], None]) -> None:
-        """What is next for the jobs that have done `position` steps: their ends, or a batch."""
+    def go_on(self) -> None:
+        """What is next for the hindmost jobs: their ends, or a batch."""
+        pending = self.pending
+        position = min(job.state.step for job in pending)
+        here = [job for job in pending if job.state.step == position]
         ended = [job for job in here if not job.running]
         for job in ended:
-            finish(job)
+            self._finish(job)
             job.finished = True
             self._tell(job)
         if not ended:
             self._step(here, position)
+
+    def end_if_done(self) -> None:
+        """Read nothing more once no job has anything left to do."""
+        if not self.pending and hasattr(self.stream, "close"):
+            self.stream.close()
 
     def _step(self, takers: list[Job], position: int) -> None:
         """The next batch, for every job that has done `position` steps."""
@@ -111,7 +172,7 @@ class Pass:
                 self._give(job, x)
             except Exception as error:
                 troubles.append(error)
-        self._steps.append((came - asked, self._clock() - came))
+        self._waits.step(came - asked, self._clock() - came)
         if troubles:
             raise troubles[0]
 
@@ -120,18 +181,12 @@ class Pass:
         try:
             done = job.take(x, getattr(self.stream, "n_ahead", None))
             if job.looks:
-                job.look(done, Surroundings(self._waiting(), self._mixing.alike()))
+                job.look(done, Surroundings(self._waits.share(), self._mixing.alike()))
                 self._tell(job)
             if job.due and job.running:
                 job.checkpoint(self.stream.state_dict())
         except TrainingError as error:
             job.error = error
-
-    def _waiting(self) -> float | None:
-        """Share of the recent time spent waiting for data; None before there is enough of it."""
-        waited = sum(wait for wait, _ in self._steps)
-        whole = waited + sum(work for _, work in self._steps)
-        return waited / whole if len(self._steps) >= ENOUGH and whole > 0 else None
 
     def _tell(self, job: Job) -> None:
         notes = job.log.drain()
@@ -147,7 +202,8 @@ class Pass:
             )
         )  # fmt: skip
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Save every job where it stands."""
         for job in self._here():
             try:
                 job.checkpoint(self.stream.state_dict())
@@ -161,24 +217,16 @@ class Pass:
             if job.pending and job.session_tokens and job.state.step == self._given
         ]  # fmt: skip
 
-    def _rescue(self, error: Exception) -> None:
-        """Save every job where it stands, and say in `error` and in the logs where that is."""
+    def rescue(self, why: str) -> list[Path]:
+        """Save every job where it stands, and say in the logs why; the checkpoints there are."""
         for job in self._here():
             try:
                 job.checkpoint(self.stream.state_dict())
             except Exception as trouble:  # what went wrong first is what is raised
                 _LOG.warning("%s could not be saved: %s", job.name, trouble)
-        why, kept = str(error) or type(error).__name__, []
-        for job in self.jobs:
-            if job.pending and job.folder is not None:
+        kept = []
+        for job in self.pending:
+            if job.folder is not None:
                 job.log_stop(why)
                 kept.append(job.folder.last_checkpoint())
-        found = [str(path) for path in kept if path is not None]
-        if not found:
-            return
-        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-        told = f"What was trained is kept in {found[0]}{more}; resume goes on from there."
-        if isinstance(error, MonoscopeError):
-            error.args = (f"{error}{'' if str(error).endswith('.') else '.'} {told}",)
-        else:
-            error.add_note(told)
+        return [path for path in kept if path is not None]

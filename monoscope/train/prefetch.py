@@ -77,6 +77,12 @@ class Ahead:
             read.batch.record_stream(now)  # its memory is not given away before it was used
         return read.batch
 
+    @property
+    def reached(self) -> tuple[int, ...] | None:
+        """That of the stream itself, a few batches ahead; see `Stream`."""
+        reached: tuple[int, ...] | None = getattr(self.stream, "reached", None)
+        return reached
+
     def state_dict(self) -> dict[str, Any]:
         """Where the last batch taken leaves the stream."""
         return self.stream.state_dict() if self._place is None else self._place

@@ -29,7 +29,8 @@ class Stream(Protocol):
     A batch that raises leaves the position as it was before.  A stream may further have n_rows,
     rows of a pass over data that have an end; origin, what to call a wait for it; provenance();
     and identity() -> dict, what its rows are, name by name, so that a run is never resumed on
-    others: "kind" says what the data are, the other names depend on it.
+    others: "kind" says what the data are, the other names depend on it.  reached, a tuple that
+    only grows along the data, is for streams that share a reading and are to keep close in it.
     """
 
     def __iter__(self) -> Iterator[Tensor]: ...

@@ -334,9 +334,13 @@ def test_view_passes_its_flags_on_and_prints_the_address(capsys, monkeypatch, tm
     assert got["browser"] and got["config"].runs == tmp_path and got["config"].sae is None
 
 
-def test_train_takes_one_source(capsys):
+@pytest.mark.parametrize("verb", [["train"], ["sweep", "--d-sae", "8"]])
+def test_train_and_sweep_take_one_source(capsys, verb):
     for args in ([], ["s", "--model", "m"], ["--model", "m", "--corpus", "c"]):
-        assert "train takes a store, or a model" in refused(capsys, "train", *args, "--out", "o")
+        told = refused(capsys, *verb, *args, "--out", "o")
+        assert f"{verb[0]} takes a store, or a model" in told
+    told = refused(capsys, *verb, "s", "--out", "o", "--max-doc-tokens", "9")
+    assert "--max-doc-tokens is for a model that reads" in told
 
 
 def test_train_straight_from_a_model(capsys, monkeypatch):
@@ -357,7 +361,12 @@ def test_train_straight_from_a_model(capsys, monkeypatch):
     code, out, _ = run(capsys, *args.split())
     assert code == 0 and json.loads(out) == {"fvu": 0.5}
     assert isinstance(got["source"], Live) and str(got["source"].site) == "resid_post.0"
-    assert got["n_tokens"] == 99
+    assert got["n_tokens"] == 99 and got["source"].max_doc_tokens == 1024
+    assert run(capsys, *args.split(), "--max-doc-tokens", "7")[0] == 0
+    assert got["source"].max_doc_tokens == 7
+    assert "max_doc_tokens is out of range" in refused(
+        capsys, *args.split(), "--max-doc-tokens", "0"
+    )
 
 
 def test_sweep_reads_lists_and_prints_one_object(capsys, monkeypatch):
@@ -383,6 +392,51 @@ def test_sweep_reads_lists_and_prints_one_object(capsys, monkeypatch):
     assert "bad value in --k: got 'x'" in refused(
         capsys, "sweep", "s", "--out", "o", "--d-sae", "8", "--k", "2,x"
     )
+
+
+def test_sweep_takes_several_sites_of_a_model_or_several_stores(capsys, monkeypatch):
+    import importlib
+
+    from tests.unit.data.fake_lm import SitedLM
+
+    got, loaded = {}, []
+
+    def grid(sources, **kwargs):
+        got.update(kwargs, sources=sources)
+        return type("Made", (), {"to_json": lambda self: {"rows": []}})()
+
+    def load(name, device):
+        loaded.append(name)
+        return SitedLM(context_length=128)
+
+    monkeypatch.setattr("monoscope.lm.load_lm", load)
+    monkeypatch.setattr(importlib.import_module("monoscope.sweep"), "sweep", grid)
+    args = ["sweep", "--d-sae", "8", "--model", "m", "--corpus", "demo", "--out", "o", "--json"]
+    sites = ["--site", "resid_post.1, resid_post.0"]
+    assert run(capsys, *args, *sites, "--tokens", "99", "--max-doc-tokens", "7")[0] == 0
+    assert [str(source.site) for source in got["sources"]] == ["resid_post.1", "resid_post.0"]
+    assert {source.max_doc_tokens for source in got["sources"]} == {7} and loaded == ["m"]
+    assert got["n_tokens"] == [99]
+    assert "--tokens is needed where a model reads" in refused(capsys, *args, *sites)
+    for bad, said in (
+        ("resid_post.1,resid_post.1", "each site once"),
+        ("resid_post.1,nowhere", "unknown site"),
+        ("{resid_post.0,resid_post.1}", "crosscoder site"),
+    ):
+        assert said in refused(capsys, *args, "--site", bad, "--tokens", "99")
+    assert loaded == ["m"], "all of that was known before a model was loaded"
+    assert "no layer 7" in refused(capsys, *args, "--site", "resid_post.7", "--tokens", "99")
+
+    class Store:
+        def __init__(self, path):
+            self.size = {"a": 30, "b": 20}[path]
+
+        def n_tokens(self, split):
+            return self.size
+
+    monkeypatch.setattr("monoscope.cli.sweep.open_store", Store)
+    assert run(capsys, "sweep", "a", "b", "--d-sae", "8", "--json")[0] == 0
+    assert [source.size for source in got["sources"]] == [30, 20] and got["n_tokens"] == [120]
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "0.0", "1.5", "4097", "nan"])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from monoscope.data.corpus import Document, is_held_out
+from monoscope.errors import SiteError
 from monoscope.sites import Site
 
 PAD, BOS, EOS, SINK = 0, 1, 2, 3
@@ -65,6 +66,25 @@ class FakeLM:
         mixed = x + 0.1 * x.cumsum(1)
         mixed[ids == SINK] *= 1000
         return mixed.to(self.dtype)
+
+
+class SitedLM(FakeLM):
+    """A FakeLM with two layers that differ in width, in values and in where their sinks are."""
+
+    def width(self, site: Site) -> int:
+        if site.layer not in (0, 1):
+            raise SiteError(f"the model has no layer {site.layer}", got=site)
+        return D + 2 * site.layer
+
+    def capture(self, ids: Tensor, mask: Tensor, site: Site) -> Tensor:
+        return self.capture_many(ids, mask, [site])[0]
+
+    def capture_many(self, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> list[Tensor]:
+        x = super().capture(ids, mask, sites[0])
+        sunk = (ids == SINK).unsqueeze(-1)
+        deeper = torch.cat([x, x[..., :2].square()], -1).flip(-1) - 1
+        deeper = torch.where(sunk, deeper.sign(), deeper)
+        return [deeper if site.layer else x for site in sites]
 
 
 def token_id(word: str) -> int:

@@ -177,6 +177,82 @@ def test_widths_and_names(tiny: Tiny) -> None:
     assert lm.width(Site.parse("module:lm_head")) == VOCAB
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_sites_are_read_in_one_pass_bit_for_bit(tiny: Tiny, family: str, side: str) -> None:
+    """Every site at once, the first of the pass last and one of them twice."""
+    lm = tiny(family)
+    batch = padded_batch(side)
+    sites = [Site.parse(name) for name in reversed(lm.sites())]
+    sites.append(sites[3])
+    alone = [lm.capture(*batch, site) for site in sites]
+    ran: list[int] = []
+    handle = blocks_of(lm.model)[0].register_forward_pre_hook(lambda m, i: ran.append(1))
+    try:
+        together = lm.capture_many(*batch, sites)
+    finally:
+        handle.remove()
+    assert ran == [1]
+    for site, one, x in zip(sites, alone, together, strict=True):
+        assert x.dtype == one.dtype and torch.equal(x, one), str(site)
+
+
+def test_several_sites_may_end_with_the_head(tiny: Tiny) -> None:
+    lm, batch = tiny("llama"), padded_batch("right")
+    sites = [Site.parse(name) for name in ("module:lm_head", "resid_post.2", "embed")]
+    together = lm.capture_many(*batch, sites)
+    for site, x in zip(sites, together, strict=True):
+        assert torch.equal(x, lm.capture(*batch, site)), str(site)
+    assert torch.equal(together[0], lm.logits(*batch))
+    assert lm.capture_many(*batch, []) == []
+
+
+def test_several_sites_are_read_no_further_than_the_last(tiny: Tiny) -> None:
+    lm = tiny("llama")
+    ran: list[str] = []
+    layers = lm.model.model.layers
+    later = {"attention": layers[2].self_attn, "MLP": layers[2].mlp}
+    handles = [
+        module.register_forward_pre_hook(lambda m, i, w=what: ran.append(w))
+        for what, module in later.items()
+    ]
+    try:
+        sites = [Site.parse(name) for name in ("resid_pre.2", "resid_pre.1")]
+        lm.capture_many(*padded_batch("right"), sites)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert ran == []
+
+
+def test_what_a_later_module_writes_in_place_is_not_read(tiny: Tiny) -> None:
+    """The second block's input is the first one's output: one tensor, changed after it was read."""
+    lm, batch = tiny("llama"), padded_batch("right")
+    sites = [Site.parse(name) for name in ("resid_post.0", "resid_post.1")]
+    expected = lm.capture(*batch, sites[0])
+
+    def spoil(module: Any, args: Any, kwargs: Any) -> None:
+        (args[0] if args else kwargs["hidden_states"]).add_(1.0)
+
+    handle = lm.model.model.layers[1].register_forward_pre_hook(spoil, with_kwargs=True)
+    try:
+        assert torch.equal(lm.capture_many(*batch, sites)[0], expected)
+    finally:
+        handle.remove()
+
+
+def test_one_of_several_sites_that_is_missing_is_named(tiny: Tiny) -> None:
+    lm, batch = tiny("llama"), padded_batch("right")
+    with pytest.raises(SiteError, match="no layer 7"):
+        lm.capture_many(*batch, [Site.parse("resid_post.0"), Site.parse("resid_post.7")])
+    lm.model.model.unused = torch.nn.Linear(2, 2)
+    try:
+        with pytest.raises(SiteError, match=r"never runs.* got module:model\.unused:out"):
+            lm.capture_many(*batch, [Site.parse("module:model.unused"), Site.parse("embed")])
+    finally:
+        del lm.model.model.unused
+
+
 @pytest.mark.parametrize("name", ["resid_post.1", "mlp_post.1", "resid_pre.2", "attn_out.1"])
 def test_capture_runs_no_further_than_the_site(tiny: Tiny, name: str) -> None:
     lm = tiny("llama")

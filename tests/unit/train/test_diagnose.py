@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from monoscope.train import grid, job, loop, train
 from monoscope.train.diagnose import WINDOW, Look, Watch
 from monoscope.train.loop import Pass, Progress
 from monoscope.train.mixing import Mixing
+from monoscope.train.order import Order
 from monoscope.train.source import TensorStream
 
 D, BATCH, STEPS = 12, 32, 40
@@ -128,24 +130,47 @@ class Slow(TensorStream):
         return super().__next__()
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(5.0, True), (0.1, False)])
-def test_waiting_for_the_model(seconds: float, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step takes one second, a batch as long as is said: five of six seconds are 83 %."""
-    now = [0.0]
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock of the test's, on which every step takes one second."""
+    clock = [0.0]
 
     class Clocked(Pass):
-        def __init__(self, stream: Any, jobs: Any, progress: Any) -> None:
-            super().__init__(stream, jobs, progress, clock=lambda: now[0])
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, clock=lambda: clock[0])
 
         def _give(self, *args: Any) -> None:
-            now[0] += 1.0
+            clock[0] += 1.0
             super()._give(*args)
 
     monkeypatch.setattr(grid, "Pass", Clocked)
-    source = type("Source", (), {"stream": lambda self, size, seed: Slow(now, seconds)})()
-    found = notes(source)
+    return clock
+
+
+def slow(now: list[float], seconds: float) -> Any:
+    return type("Source", (), {"stream": lambda self, size, seed: Slow(now, seconds)})()
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(5.0, True), (0.1, False)])
+def test_waiting_for_the_model(seconds: float, told: bool, now: list[float]) -> None:
+    """A step takes one second, a batch as long as is said: five of six seconds are 83 %."""
+    found = notes(slow(now, seconds))
     expected = ["the model is the bottleneck (83% of the time)"] if told else []
     assert found == expected
+
+
+def test_passes_that_take_turns_wait_together(now: list[float]) -> None:
+    """One waits for the model that both read: five of seven seconds, not five of six or none."""
+    order = Order(d_sae=24, k=3, n_tokens=40 * BATCH)
+    told: list[tuple[str, ...]] = []
+    with (
+        grid.Plan(slow(now, 5.0), [order], batch_size=BATCH) as one,
+        grid.Plan(slow(now, 0.0), [order], batch_size=BATCH) as other,
+    ):
+        grid.train_plans([one, other], progress=lambda p: told.append(p.notes))
+    found = [note for notes in told for note in notes]
+    shares = [re.search(r"the model is the bottleneck \((\d+)%", note) for note in found]
+    assert [round(int(share[1]), -1) for share in shares if share] == [70, 70]
 
 
 def test_a_finding_is_told_once_and_again_when_it_comes_back() -> None:

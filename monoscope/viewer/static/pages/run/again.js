@@ -14,13 +14,13 @@ export function again(run, root) {
   const given = FLAGS.filter(([key]) => train[key] !== null && train[key] !== undefined);
   const k = train.target_l0 ? null : asked.k ?? sae.k ?? null;
   const settings = Object.entries(asked.settings || {}), out = `${root}/${run.row.id === "." ? "again" : `${run.row.id}-again`}`;
-  const corpus = corpusOf(asked.source), { store, model, site } = asked.source;
+  const corpus = corpusOf(asked.source), { store, model, site, max_doc_tokens: most } = asked.source;
   if (!store && !corpus) return { lacks: `it read a corpus that no command can name (${asked.source.corpus?.name || asked.source.corpus?.kind}).` };
-  const from = store ? shell(store) : `--model ${shell(model)} --corpus ${shell(corpus?.flag || "")} --site ${shell(site)}`;
+  const from = store ? shell(store) : `--model ${shell(model)} --corpus ${shell(corpus?.flag || "")} --site ${shell(site)}${most ? ` --max-doc-tokens ${most}` : ""}`;
   const made = ["monoscope train", from, `--d-sae ${sae.d_sae}`, ...(k ? [`--k ${k}`] : []),
     ...given.map(([key, flag]) => `${flag} ${shell(String(train[key]))}`),
     ...settings.map(([key, value]) => `--set ${shell(`${key}=${typeof value === "string" ? value : JSON.stringify(value)}`)}`), `--out ${shell(out)}`].join(" ");
-  const loaded = store ? `source = ms.load_store(${python(store)})` : `source = ms.Live(ms.load_lm(${python(model)}), ${corpus?.code}, ${python(site)})`;
+  const loaded = store ? `source = ms.load_store(${python(store)})` : `source = ms.Live(ms.load_lm(${python(model)}), ${corpus?.code}, ${python(site)}${most ? `, max_doc_tokens=${most}` : ""})`;
   const words = [`d_sae=${sae.d_sae}`, ...(k ? [`k=${k}`] : []), ...given.map(([key]) => `${key}=${python(train[key])}`),
     ...(data.seed !== undefined && data.seed !== train.seed ? [`data_seed=${data.seed}`] : []),
     ...(settings.length ? [`settings=json.loads(${python(JSON.stringify(Object.fromEntries(settings)))})`] : []), `out=${python(out)}`];

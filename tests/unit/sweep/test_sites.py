@@ -1,0 +1,311 @@
+"""A sweep over sites: one pass of the model, each SAE as if its site had been swept alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from monoscope.artifact import load_sae
+from monoscope.data.corpus import Document
+from monoscope.data.harvest import collect
+from monoscope.data.live import Live, LiveStream
+from monoscope.data.store import ActivationStore
+from monoscope.errors import ConfigError, MismatchError
+from monoscope.evals import evaluate
+from monoscope.sae import SAE
+from monoscope.sweep import fit_law, result, sweep
+from monoscope.train import grid, train
+from monoscope.train.folder import RunFolder
+from monoscope.train.job import Job
+from tests.unit.data.fake_lm import D, FakeCorpus, FakeLM, SitedLM, make_corpus
+
+BATCH = 16
+SITES = ("resid_post.1", "resid_post.0")
+READING: dict[str, Any] = {
+    "held_out": 0.3, "context_length": 9, "max_doc_tokens": 25, "batch_tokens": 50,
+    "buffer_tokens": 60,
+}  # fmt: skip
+GRID: dict[str, Any] = {
+    "d_sae": [8, 12], "k": 2, "n_tokens": [8 * BATCH, 20 * BATCH], "batch_size": BATCH,
+}  # fmt: skip
+NAMES = [f"batchtopk-d{d}-k2-s0-t{t * BATCH}" for d in (8, 12) for t in (8, 20)]
+
+
+class Die(BaseException):
+    """What ends a session without a chance to save anything, as a kill does."""
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(grid, "CALIBRATION_TOKENS", 64)
+    monkeypatch.setattr(grid, "SAMPLE_TOKENS", 64)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read ahead is waited for before it is given up, so that passes can be counted."""
+    close = LiveStream.close
+
+    def settled(stream: LiveStream) -> None:
+        if stream._ahead is not None:
+            stream._ahead._thread.join()
+        close(stream)
+
+    monkeypatch.setattr(LiveStream, "close", settled)
+
+
+def lives(lm: SitedLM | None = None, sites: tuple[str, ...] = SITES, n: int = 40) -> list[Live]:
+    model, corpus = lm or SitedLM(), make_corpus(n)
+    return [Live(model, corpus, site, **READING) for site in sites]
+
+
+def same(a: SAE, b: SAE) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(one, two) for one, two in pairs)
+
+
+def singles() -> dict[str, SAE]:
+    """Every SAE trained by itself, on a Live of its own."""
+    return {
+        f"{source.site}-{name}": train(
+            source, d_sae=d_sae, k=2, n_tokens=n_tokens, batch_size=BATCH,
+        ).sae
+        for source in lives()
+        for name, (d_sae, n_tokens) in zip(
+            NAMES, [(d, t) for d in (8, 12) for t in GRID["n_tokens"]], strict=True
+        )
+    }  # fmt: skip
+
+
+def test_saes_of_two_sites_are_those_of_two_runs(tmp_path: Path) -> None:
+    made = sweep(lives(), out=tmp_path, budget=1e6, **GRID)
+    assert [row["name"] for row in made.rows] == [f"{site}-{n}" for site in SITES for n in NAMES]
+    assert [row["site"] for row in made.rows] == [site for site in SITES for _ in NAMES]
+    assert {row["measured_on"] for row in made.rows} == {"train"}
+    for name, alone in singles().items():
+        swept = load_sae(tmp_path / "saes" / name)
+        assert same(swept, alone) and swept.provenance["site"] == name.partition("-")[0]
+        assert swept.d_in == D + 2 * name.startswith("resid_post.1")
+        known, expected = dict(swept.provenance), dict(alone.provenance)
+        assert known == json.loads(json.dumps(expected))
+
+
+def test_the_model_runs_no_oftener_for_two_sites_than_for_one(
+    tmp_path: Path, counted: None
+) -> None:
+    passes = []
+    for name, sites in (("a", SITES[:1]), ("b", SITES[1:]), ("both", SITES)):
+        lm = SitedLM()
+        sweep(lives(lm, sites), out=tmp_path / name, **GRID)
+        passes.append(len(lm.shapes))
+    assert passes[2] == max(passes[:2]) > 12
+
+
+def test_each_site_has_its_law_and_its_plots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(result, "fit_law", partial(fit_law, bootstrap=10))
+    whole = {**GRID, "d_sae": [8, 10, 12], "k": [1, 2]}
+    made = sweep(lives(), out=tmp_path, budget=1e6, **whole)
+    assert made.law is None and made.no_law is not None and "for one site" in made.no_law
+    assert made.advice is None and made.no_advice == made.no_law
+    assert set(made.sites) == set(SITES)
+    for site, found in made.sites.items():
+        alone = sweep(lives(sites=(site,)), out=tmp_path, resume=True, budget=1e6, **whole)
+        assert alone.law is not None and alone.sites == {}
+        assert found.to_json() == {
+            name: value for name, value in alone.to_json().items() if name in found.to_json()
+        }
+    sweep(lives(), out=tmp_path, resume=True, **whole)
+    told = json.loads((tmp_path / "sweep.json").read_text())
+    assert told["law"] is None and told["sites"][SITES[0]]["law"]["n_points"] == 12
+    table = pq.read_table(tmp_path / "sweep.parquet").to_pylist()
+    assert [(row["name"], row["site"]) for row in table] == [
+        (row["name"], row["site"]) for row in made.rows
+    ]
+    page = (tmp_path / "sweep.html").read_text()
+    assert page.count("<svg") == 6 and all(f"<h2>{site}</h2>" in page for site in SITES)
+    drawn = ElementTree.parse(tmp_path / "scaling-law.svg").getroot()
+    assert len(drawn.findall("{*}svg")) == 6
+    assert [text.text for text in drawn.findall("{*}g/{*}text")] == list(SITES)
+    assert len({(svg.get("x"), svg.get("y")) for svg in drawn.findall("{*}svg")}) == 6
+
+
+OFTEN = {**GRID, "settings": {"checkpoint_every_tokens": 3 * BATCH}}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that nothing happened to."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "CALIBRATION_TOKENS", 64)
+        patch.setattr(grid, "SAMPLE_TOKENS", 64)
+        sweep(lives(), out=out, **OFTEN)
+    return out
+
+
+@pytest.mark.parametrize("at", [1, 27, 50])
+def test_a_sweep_that_is_killed_ends_with_the_same_bytes(
+    at: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dies at its at-th step, whichever site's; what was saved stands at other steps by site."""
+    before, done = Job.take, [0]
+
+    def dying(job: Job, *args: Any) -> Any:
+        done[0] += 1
+        if done[0] == at:
+            raise Die
+        return before(job, *args)
+
+    monkeypatch.setattr(Job, "take", dying)
+    with pytest.raises(Die):
+        sweep(lives(), out=tmp_path, **OFTEN)
+    monkeypatch.setattr(Job, "take", before)
+    made = sweep(lives(), out=tmp_path, resume=True, **OFTEN)
+    assert [row["status"] for row in made.rows] == ["finished"] * 8
+    files = sorted((whole / "saes").glob("*/sae.safetensors"))
+    assert len(files) == 8
+    for file in files:
+        again = tmp_path / "saes" / file.parent.name
+        assert file.read_bytes() == (again / file.name).read_bytes()
+        assert not list(again.glob("checkpoint-*"))
+
+
+def test_an_error_saves_every_site(whole: Path, tmp_path: Path) -> None:
+    """The model fails in the middle; every SAE that had begun stands at its last whole step."""
+    lm, out = SitedLM(), tmp_path / "broken"
+    lm.fail_after = 10
+    with pytest.raises(ConnectionError) as caught:
+        sweep(lives(lm), out=out, **GRID)
+    (told,) = caught.value.__notes__
+    assert "and 3 more; resume goes on from there" in told
+    for site in SITES:
+        for name in NAMES[1::2]:  # the short ones had ended
+            folder = out / "saes" / f"{site}-{name}"
+            assert list(folder.glob("checkpoint-*"))
+            last = (folder / "events.jsonl").read_text().splitlines()[-1]
+            assert json.loads(last)["note"] == "stopped"
+    sweep(lives(), out=out, resume=True, **GRID)
+    for file in (whole / "saes").glob("*/sae.safetensors"):
+        assert file.read_bytes() == (out / "saes" / file.parent.name / file.name).read_bytes()
+
+
+def test_ctrl_c_saves_every_site(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """It comes in the middle of a step; no step but that one is done after it."""
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, outside))
+    before, done = Job.take, [0]
+
+    def interrupted(job: Job, *args: Any) -> Any:
+        done[0] += 1
+        if done[0] == 21:
+            signal.raise_signal(signal.SIGINT)
+        return before(job, *args)
+
+    monkeypatch.setattr(Job, "take", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(lives(), out=tmp_path, **GRID)
+    assert 21 <= done[0] <= 24, "a step is one batch for the four SAEs of one site"
+    saved = {path.parent.name: path.name for path in tmp_path.glob("saes/*/checkpoint-*")}
+    assert set(saved) == {f"{site}-{name}" for site in SITES for name in NAMES}
+    steps = {name.partition("-")[0]: int(step.rpartition("-")[2]) for name, step in saved.items()}
+    assert 4 * sum(steps.values()) == done[0] and min(steps.values()) > 0
+
+
+def test_sites_are_added_to_a_sweep_and_what_is_finished_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = sweep(lives(sites=SITES[1:]), out=tmp_path, **GRID)
+    assert [row["name"] for row in one.rows] == NAMES
+    begun: list[str] = []
+    restore = RunFolder.restore
+
+    def noted(folder: RunFolder, *args: Any) -> Any:
+        begun.append(folder.path.name)
+        return restore(folder, *args)
+
+    monkeypatch.setattr(RunFolder, "restore", noted)
+    two = sweep(lives(), out=tmp_path, resume=True, **GRID)
+    assert [row["name"] for row in two.rows] == [f"{SITES[0]}-{n}" for n in NAMES] + NAMES
+    assert begun == [f"{SITES[0]}-{name}" for name in NAMES]
+    begun.clear()
+    last = sweep(lives(sites=SITES[:1]), out=tmp_path, resume=True, **GRID)
+    assert begun == [] and [row["fvu"] for row in last.rows] == [
+        row["fvu"] for row in two.rows[:4]
+    ]  # fmt: skip
+    with pytest.raises(MismatchError, match="another seed"):
+        sweep(lives(), out=tmp_path, resume=True, data_seed=1, **GRID)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[ActivationStore]:
+    lm, corpus = SitedLM(), make_corpus(40)
+    return [
+        collect(lm, corpus, site, 500, tmp_path_factory.mktemp("store"), context_length=16)
+        for site in SITES
+    ]
+
+
+def test_stores_of_several_sites_are_swept_each_on_its_own(
+    stores: list[ActivationStore], tmp_path: Path
+) -> None:
+    made = sweep(stores, out=tmp_path, **GRID)
+    for store, rows in zip(stores, (made.rows[:4], made.rows[4:]), strict=True):
+        for row in rows:
+            assert row["site"] == store.site and row["measured_on"] == "held_out"
+            sae = load_sae(row["out"])
+            alone = train(
+                store, d_sae=row["d_sae"], k=2, n_tokens=row["n_tokens"], batch_size=BATCH
+            )
+            assert same(sae, alone.sae)
+            again = evaluate(sae, store, baselines=False, bootstrap=0)
+            assert row["fvu"] == pytest.approx(again.fvu)
+
+
+def test_sources_that_make_no_sweep_are_refused_before_anything_is_written(
+    stores: list[ActivationStore], tmp_path: Path
+) -> None:
+    def other(name: str, lm: FakeLM, corpus: FakeCorpus) -> ActivationStore:
+        return collect(lm, corpus, SITES[1], 99, tmp_path / name, context_length=16)
+
+    more = FakeCorpus([*make_corpus(9).documents, Document("one more", {})])
+    weights = SitedLM(identity={"model": "fake", "weights": "w1", "tokenizer": "t0"})
+    for sources, said in (
+        ([stores[0], stores[0]], "each site once: got resid_post.1, resid_post.1"),
+        (lives(sites=(SITES[0], SITES[0])), "each site once: got resid_post.1, resid_post.1"),
+        ([stores[0], lives()[1]], "several stores, or several models.*got ActivationStore, Live"),
+        ([stores[0], other("w", weights, make_corpus(40))], "two weights: got w1 in .*w0, as in"),
+        ([stores[0], other("c", SitedLM(), more)], "two corpora"),
+        ([lives()[0], lives()[1]], "those of one model"),
+    ):
+        with pytest.raises(ConfigError, match=said) as caught:
+            sweep(sources, out=tmp_path / "out", **GRID)
+        assert "\n" not in str(caught.value)
+    # the second site is too narrow for what is asked of its SAEs
+    with pytest.raises(ConfigError, match="k"):
+        sweep(stores, out=tmp_path / "out", **{**GRID, "k": [1, 99]})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_of_one_source_is_that_source(stores: list[ActivationStore], tmp_path: Path) -> None:
+    made = sweep(stores[:1], out=tmp_path / "a", **GRID)
+    assert [row["name"] for row in made.rows] == NAMES and made.sites == {}
+    x = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+    parts = sweep([x[:50], x[50:]], out=tmp_path / "b", **GRID)
+    assert {row["site"] for row in parts.rows} == {None}
