@@ -103,6 +103,17 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     return close[0] if close else None
 
 
+def require_version(where: object, version: object, newest: int) -> None:
+    """Raise FormatError unless a file's schema version is one that this monoscope can read."""
+    if not isinstance(version, int) or version > newest:
+        raise FormatError(
+            f"{where} was written by a newer monoscope",
+            got=f"schema_version {version}",
+            expected=f"at most {newest}",
+            hint="Upgrade monoscope to read it.",
+        )
+
+
 def require_at_least(of: object, least: Mapping[str, int]) -> None:
     """Raise ConfigError unless each attribute named in `least` has that value or more."""
     for name, low in least.items():

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from monoscope.errors import FormatError
+from monoscope.errors import FormatError, require_version
 from monoscope.files import atomic_path, require_folder, sha256_file, write_atomic
 from monoscope.sae import SAE, SAEConfig
 
@@ -83,14 +83,9 @@ def _read_about(folder: Path) -> dict[str, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise FormatError(f"cannot read {path}", got=error) from error
-    version = about.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise FormatError(
-            f"{path} is from a newer version",
-            got=f"schema {version}",
-            expected=f"at most {SCHEMA_VERSION}",
-            hint="Update monoscope.",
-        )
+    if not isinstance(about, dict):
+        raise FormatError(f"{path} is damaged", got=type(about).__name__, expected="a JSON object")
+    require_version(path, about.get("schema_version"), SCHEMA_VERSION)
     if not isinstance(about.get("config"), dict) or not isinstance(about.get("provenance"), dict):
         raise FormatError(f"{path} is damaged", got="no config or provenance")
     return about

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from monoscope.data.folder import Folder
 from monoscope.data.masking import MaskPolicy
 from monoscope.data.norms import Moments
-from monoscope.errors import FormatError
+from monoscope.errors import FormatError, require_version
 
 MANIFEST = "manifest.json"
 FORMAT: Literal["monoscope.store"] = "monoscope.store"
@@ -132,14 +132,7 @@ def read_manifest(folder: Folder) -> Manifest | None:
         raise FormatError(f"{where} is not readable JSON", got=exc) from exc
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise FormatError(f"{where} is not the manifest of an activation store")
-    version = data.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise FormatError(
-            f"{where} was written by a newer monoscope",
-            got=f"schema_version {version}",
-            expected=f"at most {SCHEMA_VERSION}",
-            hint="Upgrade monoscope to read it.",
-        )
+    require_version(where, data.get("schema_version"), SCHEMA_VERSION)
     try:
         manifest = Manifest.model_validate(data)
         _ = manifest.policy, manifest.moments

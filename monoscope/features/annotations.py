@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monoscope.errors import FormatError, OutputError
+from monoscope.errors import FormatError, OutputError, require_version
 
 SCHEMA_VERSION = 2
 BOOKMARKS = "bookmarks"  # the list that a latent is put on by default
@@ -153,13 +153,7 @@ class Annotations:
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise FormatError(
-                f"{self.path} was written by a newer monoscope",
-                got=f"version {version}",
-                expected=f"at most {SCHEMA_VERSION}",
-                hint="Upgrade monoscope to read it.",
-            )
+        require_version(self.path, version, SCHEMA_VERSION)
         db.execute("PRAGMA journal_mode = WAL")
         if version == SCHEMA_VERSION:
             return

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monoscope.errors import FormatError
+from monoscope.errors import FormatError, require_version
 from monoscope.files import atomic_path, found_below
 
 MANIFEST = "atlas.json"
@@ -293,14 +293,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FormatError(f"{path} is damaged", got=exc, expected="JSON", hint=_AGAIN) from exc
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise FormatError(f"{path} is not an atlas's", expected=f'"format": "{FORMAT}"')
-    version = manifest.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise FormatError(
-            f"{path} was written by a newer monoscope",
-            got=f"schema_version {version}",
-            expected=f"at most {SCHEMA_VERSION}",
-            hint="Upgrade monoscope to read it.",
-        )
+    require_version(path, manifest.get("schema_version"), SCHEMA_VERSION)
     _require_keys(manifest, path)
     return manifest
 
