@@ -112,7 +112,7 @@ class Plan:
         self._numbers: dict[int, int] = {}  # which order a job, by its id(), is for
         self._results: dict[int, Run | TrainingError] = {}
         self._sample: torch.Tensor | None = None
-        self._last: tuple[int, list[torch.Tensor]] | None = None  # read at which step, for the ends
+        self._seen: list[torch.Tensor] | None = None  # what SAEs that end together are measured on
         try:
             width, n_rows = self.sample.shape[1], getattr(self.stream, "n_rows", None)
             self.configs = [order.configs(width, batch_size, n_rows) for order in orders]
@@ -195,7 +195,7 @@ class Plan:
             one.pending and one is not job and not one.running and one.state.step == step
             for one in self._jobs
         ):
-            self._last = None
+            self._seen = None
 
     def _ended(self) -> list[Run | TrainingError]:
         for job in self._jobs:
@@ -246,19 +246,19 @@ class Plan:
         sae, inputs = sae.to(self.device), inputs.to(self.device)
         return TrainState.fresh(sae, row, config.lr, inputs, config.seed)
 
-    def _batches(self, step: int) -> list[torch.Tensor]:
-        """What the thresholds and figures of the SAEs that end at a step are measured on."""
+    def _batches(self) -> list[torch.Tensor]:
+        """What thresholds and figures are measured on, read once for the SAEs of one step."""
         if isinstance(self.stream, IteratorStream):
             return [self.sample]
-        if self._last is None or self._last[0] != step:
+        if self._seen is None:
             tokens = min(CALIBRATION_TOKENS, getattr(self.stream, "n_rows", CALIBRATION_TOKENS))
-            self._last = step, peek(self.stream, max(1, tokens // self.batch_size))
-        return self._last[1]
+            self._seen = peek(self.stream, max(1, tokens // self.batch_size))
+        return self._seen
 
     def _finish(self, job: Job) -> Run:
         """Fold, calibrate, measure and write."""
         state, config = job.state, job.config
-        batches = self._batches(state.step)
+        batches = self._batches()
         job.whole = False  # from here on its weights are no longer those that are trained
         measured = calibrate.finish(state.sae, state.inputs, state.guess, batches)
         knows = self.stream if hasattr(self.stream, "provenance") else self.source

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,8 +14,10 @@ from xml.etree import ElementTree
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import Tensor
 
 from monoscope.artifact import load_sae
+from monoscope.data import reading
 from monoscope.data.corpus import Document
 from monoscope.data.harvest import collect
 from monoscope.data.live import Live, LiveStream
@@ -22,11 +25,13 @@ from monoscope.data.store import ActivationStore
 from monoscope.errors import ConfigError, MismatchError
 from monoscope.evals import evaluate
 from monoscope.sae import SAE
+from monoscope.sites import Site
 from monoscope.sweep import fit_law, result, sweep
 from monoscope.train import grid, train
 from monoscope.train.folder import RunFolder
 from monoscope.train.job import Job
-from tests.unit.data.fake_lm import D, FakeCorpus, FakeLM, SitedLM, make_corpus
+from tests.unit.data.fake_lm import WORDS, D, FakeCorpus, FakeLM, SitedLM, make_corpus
+from tests.viewer.tiny import language_model
 
 BATCH = 16
 SITES = ("resid_post.1", "resid_post.0")
@@ -103,15 +108,49 @@ def test_saes_of_two_sites_are_those_of_two_runs(tmp_path: Path) -> None:
         assert known == json.loads(json.dumps(expected))
 
 
+def test_saes_of_a_real_model_are_those_of_two_runs(tmp_path: Path) -> None:
+    lm, sites = language_model(), ("mlp_post.1", "resid_mid.0")
+    texts = FakeCorpus([Document(f"{i} cats on {i * i} mats", {}) for i in range(60)])
+    sources = [Live(lm, texts, site, context_length=16, buffer_tokens=200) for site in sites]
+    made = sweep(sources, out=tmp_path, d_sae=20, k=3, n_tokens=30 * BATCH, batch_size=BATCH)
+    for source, row in zip(sources, made.rows, strict=True):
+        alone = train(source, d_sae=20, k=3, n_tokens=30 * BATCH, batch_size=BATCH)
+        assert row["site"] == str(source.site) and same(load_sae(row["out"]), alone.sae)
+
+
 def test_the_model_runs_no_oftener_for_two_sites_than_for_one(
-    tmp_path: Path, counted: None
+    tmp_path: Path, counted: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At one of the sites every third token is a sink, which is left out: its SAEs go through more
+    of the corpus. Kept close in it, neither is ever more than a block behind the other.
+    """
+    monkeypatch.setattr(reading, "KEPT", 2)
+    words = " ".join(f"{a} {b} <sink>" for a, b in pairwise(WORDS))
+    corpus = FakeCorpus([Document(f"{i} {words}", {}) for i in range(150)])
+    how = {**READING, "sink_ratio": 9.0}
     passes = []
     for name, sites in (("a", SITES[:1]), ("b", SITES[1:]), ("both", SITES)):
         lm = SitedLM()
-        sweep(lives(lm, sites), out=tmp_path / name, **GRID)
+        sweep([Live(lm, corpus, site, **how) for site in sites], out=tmp_path / name, d_sae=8,
+              k=2, n_tokens=120 * BATCH, batch_size=BATCH)  # fmt: skip
         passes.append(len(lm.shapes))
-    assert passes[2] == max(passes[:2]) > 12
+    assert passes[2] == passes[1] > 1.3 * passes[0]
+
+
+def test_nothing_more_is_captured_for_a_site_that_was_finished_before(tmp_path: Path) -> None:
+    sweep(lives(sites=SITES[1:]), out=tmp_path, **GRID)
+    lm, asked = SitedLM(), []
+    whole: Callable[..., list[Tensor]] = lm.capture_many
+
+    def capture_many(ids: Tensor, mask: Tensor, sites: list[Site]) -> list[Tensor]:
+        asked.append([str(site) for site in sites])
+        return whole(ids, mask, sites)
+
+    lm.capture_many = capture_many  # type: ignore[method-assign]
+    sweep(lives(lm), out=tmp_path, resume=True, **GRID)
+    began = asked.index(list(SITES[:1]))
+    assert 0 < began < 6, "both are looked at for their first weights"
+    assert asked[began:] == [list(SITES[:1])] * (len(asked) - began) and len(asked) > 10
 
 
 def test_each_site_has_its_law_and_its_plots(
