@@ -63,7 +63,7 @@ class Bar:
             self.bar.update(self.id, completed=done, total=total, said=said)
         elif now - self.said >= LINE_SECONDS:
             self.said = now
-            left = f", {(total - done) / rate:,.0f} s left" if rate > 0 else ""
+            left = f", {max(total - done, 0) / rate:,.0f} s left" if rate > 0 else ""
             self.note(f"{self.task}: {said}{left}")
 
     def pulse(self) -> None:

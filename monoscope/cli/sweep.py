@@ -26,9 +26,7 @@ def sweep(
     d_sae: Annotated[str, typer.Option("--d-sae", metavar="L,L,…", help="Numbers of latents.")],
     stores: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[STORE]...", help="Store, or one a site; or --model, --corpus, --site."
-        ),
+        typer.Argument(metavar="STORE", help="Store, or one a site; or --model, --corpus, --site."),
     ] = None,
     model: opt.TrainModel = None,
     corpus: opt.TrainCorpus = None,

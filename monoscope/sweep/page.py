@@ -24,7 +24,7 @@ def render(
     for site, plots in drawn.items():
         body += [f"<h2>{text(site)}</h2>"] if several else []
         body.append(
-            f'<div class="plots">{"".join(f"<figure>{plot}</figure>" for plot in plots)}</div>'
+            f'<div class="plots even">{"".join(f"<figure>{plot}</figure>" for plot in plots)}</div>'
         )
         body += _law(told["sites"][site] if several else told, "h3" if several else "h2")
     shown = [name for name in _SHOWN if several or name != "site"]

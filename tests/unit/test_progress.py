@@ -32,6 +32,14 @@ def terminal(monkeypatch, columns: int = 120) -> Terminal:
     return shown
 
 
+def test_a_last_step_that_goes_beyond_the_end_leaves_no_time(capsys, clock):
+    with Bar("train") as bar:
+        bar.at(0, 2000)
+        clock[0] += 20.0
+        bar.at(2048, 2000)
+    assert capsys.readouterr().err == "train: 2,048 of 2,000 tokens, 102/s, 0 s left\n"
+
+
 def test_plain_progress_has_rate_and_time_left_and_no_more_than_a_line_in_a_while(capsys, clock):
     with Bar("index") as bar:
         for second in range(25):

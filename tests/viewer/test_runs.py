@@ -283,3 +283,7 @@ def test_a_run_that_cannot_be_repeated_says_why() -> None:
         "monoscope", "train", "/a b/it's", "--d-sae", "8", "--k", "0.5", "--seed", "3",
         "--set", "x=a b", "--set", "p=[1,2]", "--out", "/r/a-again",
     ]  # fmt: skip
+    read = live | {"corpus": {"kind": "demo", "seed": 0}, "max_doc_tokens": 200}
+    (made,) = in_node([run | {"asked": {"source": read}}], "/r")
+    assert "--site resid_post.1 --max-doc-tokens 200 " in made["command"]
+    assert '"resid_post.1", max_doc_tokens=200)' in made["python"]
