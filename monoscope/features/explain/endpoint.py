@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from monoscope.errors import ConfigError, EndpointError
 from monoscope.features.explain.refusals import (
+    FORMAT,
     SHOWN,
     question_at_fault,
     rejected_setting,
@@ -166,6 +167,8 @@ class Endpoint:
         body: dict[str, Any] = {"model": self.model, "messages": list(messages)}
         if "temperature" not in self.dropped:
             body["temperature"] = 0
+        if FORMAT not in self.dropped:  # every question here asks for one JSON object
+            body[FORMAT] = {"type": "json_object"}
         name = "max_completion_tokens" if "max_tokens" in self.dropped else "max_tokens"
         body[name] = most
         if logprobs and "logprobs" not in self.dropped:

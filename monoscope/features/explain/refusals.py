@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import httpx
 
 SHOWN = 160  # characters of a server's own words in an error
-OPTIONAL = ("logprobs", "temperature", "max_tokens")
+FORMAT = "response_format"
+OPTIONAL = ("logprobs", "temperature", "max_tokens", FORMAT)
 """Settings that some models reject; the first refusal of one takes it out for the whole run."""
 _TOO_LARGE = 413
 _BAD = (400, 403, 413, 422)  # the last is FastAPI's; 403 is also how some say what they filter
@@ -59,17 +60,21 @@ def rejected_setting(answer: httpx.Response, sent: Mapping[str, Any]) -> str | N
     """The optional setting that a 400 or 422 says it does not know, if it was sent.
 
     Its `param`, or FastAPI's `loc`, names it; without one, words that say "not supported" beside
-    the name do. A value out of range is no such case, and the name alone says nothing.
+    the name do. A value out of range is no such case, and the name alone says nothing; but of
+    response_format it says enough, since servers differ in which formats they take.
     """
     if answer.status_code not in (400, 422):
         return None
     error = _error(answer)
     param = error.get("param")
     if isinstance(param, str) and param:
-        name = param.rpartition(".")[2].removeprefix("top_")
+        parts = [part.removeprefix("top_") for part in param.split(".")]
+        name = next((part for part in parts if part in OPTIONAL and part in sent), None)
         known = str(error.get("code")) not in _VALUE and "too large" not in _said(answer)
-        return name if known and name in OPTIONAL and name in sent else None
+        return name if known or name == FORMAT else None
     said = _said(answer).lower()
+    if FORMAT in sent and FORMAT in said:
+        return FORMAT
     for name in OPTIONAL:
         named = rf"\b(?:top_)?{name}\b"
         beside = rf"{_UNKNOWN_WORDS}.{{0,40}}{named}|{named}.{{0,40}}{_UNKNOWN_WORDS}"

@@ -123,7 +123,7 @@ def test_the_rate_is_kept_between_questions():
 
 def test_settings_that_a_model_rejects_are_left_out_from_then_on():
     def picky(number: int, body: Any) -> Any:
-        for name in ("logprobs", "temperature", "max_tokens"):
+        for name in ("logprobs", "temperature", "max_tokens", "response_format"):
             if name in body:
                 error = {
                     "message": f"no {name} here",
@@ -134,11 +134,12 @@ def test_settings_that_a_model_rejects_are_left_out_from_then_on():
         return None
 
     script = Script(disturb=picky)
-    with serving(script) as url, Endpoint(url, "m", key="", retries=3) as endpoint:
+    with serving(script) as url, Endpoint(url, "m", key="", retries=4) as endpoint:
         endpoint.ask(HELLO, max_tokens=9, logprobs=True)
         endpoint.ask(HELLO, max_tokens=9, logprobs=True)
-        assert endpoint.dropped == ("logprobs", "max_tokens", "temperature")
-    assert len(script.bodies) == 5
+        assert endpoint.dropped == ("logprobs", "max_tokens", "response_format", "temperature")
+    assert len(script.bodies) == 6
+    assert script.bodies[0]["response_format"] == {"type": "json_object"}
     assert set(script.bodies[-1]) == {"model", "messages", "max_completion_tokens"}
 
 
@@ -202,6 +203,13 @@ def test_a_run_whose_every_question_is_refused_ends_with_all_of_them_counted():
                          "code": "unsupported_value"}}, ("temperature",)),
         (422, {"detail": [{"loc": ["body", "logprobs"], "msg": "Extra inputs are not permitted"}]},
          ("logprobs",)),
+        # OpenAI, LM Studio, vLLM: each takes other formats
+        (400, {"error": {"message": "x", "param": "response_format.type", "code": "invalid_value"}},
+         ("response_format",)),
+        (400, {"error": "'response_format.type' must be 'json_schema' or 'text'"},
+         ("response_format",)),
+        (422, {"detail": [{"loc": ["body", "response_format"], "msg": "Input should be 'text'"}]},
+         ("response_format",)),
         # a value out of range, and a complaint of something else that names a setting
         (400, {"error": {"message": "max_tokens is too large: 9", "param": "max_tokens"}}, None),
         (400, {"error": {"message": "x", "param": "max_tokens", "code": "invalid_value"}}, None),
