@@ -45,10 +45,6 @@ GRID: dict[str, Any] = {
 NAMES = [f"batchtopk-d{d}-k2-s0-t{t * BATCH}" for d in (8, 12) for t in (8, 20)]
 
 
-class Die(BaseException):
-    """What ends a session without a chance to save anything, as a kill does."""
-
-
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(grid, "CALIBRATION_TOKENS", 64)
@@ -157,20 +153,13 @@ def test_each_site_has_its_law_and_its_plots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(result, "fit_law", partial(fit_law, bootstrap=10))
-    whole = {**GRID, "d_sae": [8, 10, 12], "k": [1, 2]}
+    whole = {**GRID, "k": [1, 2]}
     made = sweep(lives(), out=tmp_path, budget=1e6, **whole)
     assert made.law is None and made.no_law is not None and "for one site" in made.no_law
     assert made.advice is None and made.no_advice == made.no_law
     assert set(made.sites) == set(SITES)
-    for site, found in made.sites.items():
-        alone = sweep(lives(sites=(site,)), out=tmp_path, resume=True, budget=1e6, **whole)
-        assert alone.law is not None and alone.sites == {}
-        assert found.to_json() == {
-            name: value for name, value in alone.to_json().items() if name in found.to_json()
-        }
-    sweep(lives(), out=tmp_path, resume=True, **whole)
     told = json.loads((tmp_path / "sweep.json").read_text())
-    assert told["law"] is None and told["sites"][SITES[0]]["law"]["n_points"] == 12
+    assert told["law"] is None and told["sites"][SITES[0]]["law"]["n_points"] == 8
     table = pq.read_table(tmp_path / "sweep.parquet").to_pylist()
     assert [(row["name"], row["site"]) for row in table] == [
         (row["name"], row["site"]) for row in made.rows
@@ -181,9 +170,12 @@ def test_each_site_has_its_law_and_its_plots(
     assert len(drawn.findall("{*}svg")) == 6
     assert [text.text for text in drawn.findall("{*}g/{*}text")] == list(SITES)
     assert len({(svg.get("x"), svg.get("y")) for svg in drawn.findall("{*}svg")}) == 6
-
-
-OFTEN = {**GRID, "settings": {"checkpoint_every_tokens": 3 * BATCH}}
+    for site, found in made.sites.items():
+        alone = sweep(lives(sites=(site,)), out=tmp_path, resume=True, budget=1e6, **whole)
+        assert alone.law is not None and alone.sites == {}
+        assert found.to_json() == {
+            name: value for name, value in alone.to_json().items() if name in found.to_json()
+        }
 
 
 @pytest.fixture(scope="module")
@@ -193,35 +185,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid, "CALIBRATION_TOKENS", 64)
         patch.setattr(grid, "SAMPLE_TOKENS", 64)
-        sweep(lives(), out=out, **OFTEN)
+        sweep(lives(), out=out, **GRID)
     return out
-
-
-@pytest.mark.parametrize("at", [1, 27, 50])
-def test_a_sweep_that_is_killed_ends_with_the_same_bytes(
-    at: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Dies at its at-th step, whichever site's; what was saved stands at other steps by site."""
-    before, done = Job.take, [0]
-
-    def dying(job: Job, *args: Any) -> Any:
-        done[0] += 1
-        if done[0] == at:
-            raise Die
-        return before(job, *args)
-
-    monkeypatch.setattr(Job, "take", dying)
-    with pytest.raises(Die):
-        sweep(lives(), out=tmp_path, **OFTEN)
-    monkeypatch.setattr(Job, "take", before)
-    made = sweep(lives(), out=tmp_path, resume=True, **OFTEN)
-    assert [row["status"] for row in made.rows] == ["finished"] * 8
-    files = sorted((whole / "saes").glob("*/sae.safetensors"))
-    assert len(files) == 8
-    for file in files:
-        again = tmp_path / "saes" / file.parent.name
-        assert file.read_bytes() == (again / file.name).read_bytes()
-        assert not list(again.glob("checkpoint-*"))
 
 
 def test_an_error_saves_every_site(whole: Path, tmp_path: Path) -> None:
