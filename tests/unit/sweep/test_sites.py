@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
@@ -102,6 +103,19 @@ def test_saes_of_two_sites_are_those_of_two_runs(tmp_path: Path) -> None:
         assert swept.d_in == D + 2 * name.startswith("resid_post.1")
         known, expected = dict(swept.provenance), dict(alone.provenance)
         assert known == json.loads(json.dumps(expected))
+
+
+def test_batches_read_ahead_are_the_same(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where a thread takes batches of each site while the steps run."""
+    monkeypatch.setattr(grid, "reads_ahead", lambda device: True)
+    threads = threading.active_count()
+    sweep(lives(), out=tmp_path, **GRID)
+    assert threading.active_count() == threads
+    for file in (whole / "saes").glob("*/sae.safetensors"):
+        again = tmp_path / "saes" / file.parent.name
+        assert file.read_bytes() == (again / file.name).read_bytes()
 
 
 def test_saes_of_a_real_model_are_those_of_two_runs(tmp_path: Path) -> None:
