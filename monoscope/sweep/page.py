@@ -27,7 +27,10 @@ def render(
             f'<div class="plots even">{"".join(f"<figure>{plot}</figure>" for plot in plots)}</div>'
         )
         body += _law(told["sites"][site] if several else told, "h3" if several else "h2")
-    shown = [name for name in _SHOWN if several or name != "site"]
+    shown = [
+        name for name in _SHOWN
+        if (several or name != "site") and any(row[name] is not None for row in rows)
+    ]  # fmt: skip
     body += [
         "<h2>Every run</h2>",
         table(shown, ([_cell(row[name]) for name in shown] for row in rows)),
@@ -54,7 +57,7 @@ def _law(told: Mapping[str, Any], heading: str) -> list[str]:
         low, high = advice["d_sae_interval"]
         beyond = "; this lies beyond what was swept" if advice["extrapolates"] else ""
         parts.append(
-            f"<p>For {advice['budget']:.3g} FLOP at L0 {advice['k']:g}: d_sae "
+            f"<p>For {advice['budget']:.3g} FLOP at L0 {advice['k']:.3g}: d_sae "
             f"{advice['d_sae']:,} ({low:,} to {high:,}) on {advice['n_tokens']:,} tokens, "
             f"FVU {advice['fvu']:.3f} expected{beyond}.</p>"
         )

@@ -143,7 +143,8 @@ def _panel(title: str, across: str, groups: list[Group]) -> str:
     inner = f'<text class="title" x="{_LEFT}" y="16">{text(title)}</text>'
     for value in _ticks(left, right, sorted(set(xs)) if len(set(xs)) <= 4 else None):
         x, _ = place(value, low)
-        inner += _line(x, _TOP, x, _H - _BOTTOM) + _said(x, _H - _BOTTOM + 14, _short(value), 1)
+        said = _rounded(value) if across == "tokens" else _short(value)
+        inner += _line(x, _TOP, x, _H - _BOTTOM) + _said(x, _H - _BOTTOM + 14, said, 1)
     for value in _ticks(low, high, None):
         _, y = place(left, value)
         inner += _line(_LEFT, y, _W - _RIGHT, y) + _said(_LEFT - 5, y + 4, f"{value:g}", 2)
@@ -197,6 +198,12 @@ def _short(value: float) -> str:
     return (
         f"{value / 1e6:g}M" if value >= 1e6 else f"{value:,.3g}" if value < 1e3 else f"{value:,.0f}"
     )
+
+
+def _rounded(value: float) -> str:
+    """A number of tokens, which is whole batches: what was asked for is near enough."""
+    near = float(f"{value:.2g}")
+    return f"{near / 1e6:g}M" if near >= 1e6 else f"{near / 1e3:g}k"
 
 
 def _reach(points: Any, curve: Any) -> list[float]:
