@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +13,7 @@ from monoscope.cli.stores import open_store
 from monoscope.errors import ConfigError
 from monoscope.sites import Site
 
-_SHOWN = ("name", "fvu", "l0", "dead_fraction", "target_reached", "status")
+_SHOWN = ("fvu", "l0", "dead_fraction", "target_reached", "status")
 
 
 def register(app: typer.Typer) -> None:
@@ -94,16 +94,12 @@ def sweep(
             recipe=recipe.split(","), seed=seeds, n_tokens=totals, batch_size=batch_size, lr=lr,
             settings=further, budget=budget, budget_k=budget_k,
             device=opt.checked_device(device), resume=resume, progress=bar.trained,
+            measured=lambda row: bar.note(f"sweep: {row['name']}: {_told(row)}"),
         )  # fmt: skip
     told = made.to_json()
     if as_json:
         return print_json(told)
-    shown: dict[str, Any] = {
-        row["name"]: ", ".join(
-            f"{name} {_cell(row[name])}" for name in _SHOWN[1:] if row[name] is not None
-        )
-        for row in made.rows
-    }
+    shown: dict[str, Any] = {row["name"]: _told(row) for row in made.rows}
     for at, found in (told["sites"] or {"": told}).items():
         shown[f"{at} law".strip()] = found["law"] and found["law"]["parameters"]
         for name in ("no_law", "advice", "no_advice"):
@@ -140,6 +136,12 @@ def _numbers(flag: str, given: str, kind: Callable[[str], Any]) -> list[Any]:
                 f"bad value in {flag}", got=repr(part), expected="numbers parted by commas"
             ) from error
     return found
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """What an SAE came to, on one line."""
+    known = (name for name in _SHOWN if row[name] is not None)
+    return ", ".join(f"{name} {_cell(row[name])}" for name in known)
 
 
 def _cell(value: Any) -> str:

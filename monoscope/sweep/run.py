@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from monoscope.errors import ConfigError, OutputError, TrainingError
-from monoscope.evals import evaluate
 from monoscope.files import require_folder, write_atomic
 from monoscope.locks import folder_lock
 from monoscope.sae.config import WITH_K
 from monoscope.sae.recipes import get_recipe
+from monoscope.sweep.measured import Measured
 from monoscope.sweep.result import COLUMNS, FILES, NOTE, Sweep, conclude, write
 from monoscope.sweep.scaling import flop_per_token
 from monoscope.sweep.sources import sources_of
@@ -43,6 +43,7 @@ def sweep(
     resume: bool = False,
     n_eval_tokens: int | None = 65_536,
     progress: Callable[[Progress], None] | None = None,
+    measured: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Sweep:
     """Train every combination of site, d_sae, k, recipe, seed and n_tokens on one pass.
 
@@ -55,6 +56,7 @@ def sweep(
     measured on training data, and the table says so.  target_reached: whether the L0 of training
     came to the target it was steered to; null where it was not steered.
     resume: go on with the sweep in `out`; a larger grid, or more sites, keeps what is finished.
+    progress: as for `train`.  measured: called with each row of the table as it comes.
 
     Writes sweep.json, sweep.parquet and sweep.csv (one row an SAE), sweep.html (FVU against L0,
     d_sae and tokens, with the law of each site), its plots as scaling-law.svg, and saes/<name>/.
@@ -80,13 +82,14 @@ def sweep(
             plans, resume=resume, progress=progress,
             begun=lambda: write_atomic(folder / NOTE, running),
         )  # fmt: skip
+        figures = Measured(folder)
         rows, widths = [], {}
         for (site, data), plan, trained in zip(sources, plans, results, strict=True):
             widths[site] = next((made.sae.d_in for made in trained if isinstance(made, Run)), 0)
-            rows += [
-                _row(site, order, asked, result, data, n_eval_tokens)
-                for order, (_, asked), result in zip(plan.orders, grid, trained, strict=True)
-            ]
+            for order, (_, asked), result in zip(plan.orders, grid, trained, strict=True):
+                rows.append(_row(site, order, asked, result, data, n_eval_tokens, figures))
+                if measured is not None:
+                    measured(rows[-1])
         made = conclude(rows, widths, budget, budget_k, folder)
         write(made)
     return made
@@ -173,7 +176,7 @@ def _site_in(folder: Path) -> str | None:
 
 def _row(
     site: str | None, order: Order, k: float | None, result: Run | TrainingError, store: Any,
-    n_eval: int | None,
+    n_eval: int | None, measured: Measured,
 ) -> dict[str, Any]:  # fmt: skip
     assert order.out is not None
     row: dict[str, Any] = dict.fromkeys(COLUMNS.names)
@@ -187,11 +190,7 @@ def _row(
     figures = {name: metrics[name] for name in ("fvu", "l0", "dead_fraction")}
     measured_on = "train"
     if hasattr(store, "n_tokens") and store.n_tokens("held_out") > 0:
-        measured = evaluate(
-            result.sae, store, baselines=False, bootstrap=0, n_tokens=n_eval,
-            dead_tokens=metrics["measured_on_tokens"],
-        )  # fmt: skip
-        figures = {name: getattr(measured, name) for name in figures}
+        figures = measured.of(result.sae, store, n_eval, metrics["measured_on_tokens"])
         measured_on = "held_out"
     cost = flop_per_token(result.sae.d_in, order.d_sae or 0, figures["l0"]) * metrics["n_tokens"]
     return row | figures | {

@@ -20,7 +20,7 @@ from monoscope.data.harvest import collect
 from monoscope.data.store import ActivationStore
 from monoscope.errors import ConfigError, MismatchError, OutputError
 from monoscope.evals import evaluate
-from monoscope.sweep import sweep
+from monoscope.sweep import measured, sweep
 from monoscope.train import grid, train
 from tests.unit.data.fake_lm import FakeLM, make_corpus
 
@@ -161,6 +161,31 @@ def test_recipes_take_k_each_in_its_way(store: ActivationStore, tmp_path: Path) 
     config = json.loads((Path(made.rows[3]["out"]) / "run.json").read_text())["config"]
     assert config["train"]["target_l0"] == 2
     assert made.law is None and made.no_law is not None and "one recipe" in made.no_law
+
+
+def test_what_is_measured_is_not_measured_again(
+    store: ActivationStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(sae: Any, *args: Any, **given: Any) -> Any:
+        calls.append(sae.d_sae)
+        if len(calls) == 2 and sae.d_sae == 16:
+            raise KeyboardInterrupt  # killed between two of them
+        return evaluate(sae, *args, **given)
+
+    monkeypatch.setattr(measured, "evaluate", counted)
+    asked: dict[str, Any] = GRID | {"k": 2, "n_tokens": 4 * BATCH, "out": tmp_path / "o"}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(store, **asked)
+    told: list[Any] = []
+    made = sweep(store, resume=True, measured=told.append, **asked)
+    assert calls == [8, 16, 16] and told == made.rows
+    (tmp_path / "o" / "measured.json").write_text('{"x": 1}')  # damaged
+    again = sweep(store, resume=True, **asked)
+    assert calls == [8, 16, 16, 8, 16] and again.rows == made.rows
+    sweep(store, resume=True, **asked | {"n_eval_tokens": 20})
+    assert len(calls) == 7
 
 
 def test_without_held_out_tokens_the_table_says_what_was_measured(tmp_path: Path) -> None:
