@@ -26,56 +26,87 @@ def _np(tensor: Tensor) -> np.ndarray[Any, Any]:
     return tensor.detach().contiguous().numpy()
 
 
+@njit(**_FAST)
+def _add_rows(out, values, rows, w):  # type: ignore[no-untyped-def]
+    """out += Σ values[e] w[rows[e]]; four rows at a time, so that out is read and written less."""
+    e, n = 0, rows.shape[0]
+    while e + 4 <= n:
+        c0, c1, c2, c3 = values[e], values[e + 1], values[e + 2], values[e + 3]
+        w0, w1, w2, w3 = w[rows[e]], w[rows[e + 1]], w[rows[e + 2]], w[rows[e + 3]]
+        for d in range(out.shape[0]):
+            out[d] += c0 * w0[d] + c1 * w1[d] + c2 * w2[d] + c3 * w3[d]
+        e += 4
+    while e < n:
+        c0, w0 = values[e], w[rows[e]]
+        for d in range(out.shape[0]):
+            out[d] += c0 * w0[d]
+        e += 1
+
+
+@njit(**_FAST)
+def _dots(x, rows, w, out):  # type: ignore[no-untyped-def]
+    """out[e] = x·w[rows[e]]; four rows at a time, so that x is read less.
+
+    What is left over at the end goes in fours too: a value does not depend on where it stands.
+    """
+    n = rows.shape[0]
+    for e in range(0, n, 4):
+        w0, w1 = w[rows[e]], w[rows[min(e + 1, n - 1)]]
+        w2, w3 = w[rows[min(e + 2, n - 1)]], w[rows[min(e + 3, n - 1)]]
+        s0 = s1 = s2 = s3 = np.float32(0)
+        for d in range(x.shape[0]):
+            s0 += x[d] * w0[d]
+            s1 += x[d] * w1[d]
+            s2 += x[d] * w2[d]
+            s3 += x[d] * w3[d]
+        out[e] = s0
+        if e + 1 < n:
+            out[e + 1] = s1
+        if e + 2 < n:
+            out[e + 2] = s2
+        if e + 3 < n:
+            out[e + 3] = s3
+
+
 @njit(parallel=True, **_FAST)
 def _decode(indices, values, offsets, w, out):  # type: ignore[no-untyped-def]
     for n in prange(out.shape[0]):
-        row = out[n]
-        for e in range(offsets[n], offsets[n + 1]):
-            v, w_row = values[e], w[indices[e]]
-            for d in range(row.shape[0]):
-                row[d] += v * w_row[d]
+        here, end = offsets[n], offsets[n + 1]
+        _add_rows(out[n], values[here:end], indices[here:end], w)
 
 
 @njit(parallel=True, **_FAST)
 def _entry_dots(g, indices, offsets, w, out):  # type: ignore[no-untyped-def]
     for n in prange(g.shape[0]):
-        g_row = g[n]
-        for e in range(offsets[n], offsets[n + 1]):
-            w_row = w[indices[e]]
-            s = np.float32(0)
-            for d in range(g_row.shape[0]):
-                s += g_row[d] * w_row[d]
-            out[e] = s
+        here, end = offsets[n], offsets[n + 1]
+        _dots(g[n], indices[here:end], w, out[here:end])
 
 
 @njit(cache=True, nogil=True)
-def _by_latent(indices, offsets, n_latents):  # type: ignore[no-untyped-def]
-    """Counting sort of the entries by latent: starts [L+1], entry order and token of each [nnz]."""
+def _by_latent(indices, offsets, values, n_latents):  # type: ignore[no-untyped-def]
+    """Counting sort of the entries by latent: starts [L+1], value and token of each [nnz]."""
     starts = np.zeros(n_latents + 1, np.int64)
     for i in indices:
         starts[i + 1] += 1
     for i in range(n_latents):
         starts[i + 1] += starts[i]
     cursor = starts[:-1].copy()
-    order = np.empty(indices.shape[0], np.int64)
+    ordered = np.empty(indices.shape[0], values.dtype)
     token = np.empty(indices.shape[0], np.int64)
     for n in range(offsets.shape[0] - 1):
         for e in range(offsets[n], offsets[n + 1]):
             at = cursor[indices[e]]
             cursor[indices[e]] = at + 1
-            order[at] = e
+            ordered[at] = values[e]
             token[at] = n
-    return starts, order, token
+    return starts, ordered, token
 
 
 @njit(parallel=True, **_FAST)
-def _row_sums(starts, order, token, coefficients, g, out):  # type: ignore[no-untyped-def]
+def _row_sums(starts, values, token, g, out):  # type: ignore[no-untyped-def]
     for i in prange(out.shape[0]):
-        row = out[i]
-        for at in range(starts[i], starts[i + 1]):
-            c, g_row = coefficients[order[at]], g[token[at]]
-            for d in range(row.shape[0]):
-                row[d] += c * g_row[d]
+        here, end = starts[i], starts[i + 1]
+        _add_rows(out[i], values[here:end], token[here:end], g)
 
 
 def _is_dense(codes: SparseCodes) -> bool:
@@ -117,6 +148,6 @@ def row_sums(codes: SparseCodes, coefficients: Tensor, g: Tensor) -> Tensor:
         for tile, f in _dense_tiles(codes.with_values(coefficients)):
             out.addmm_(f.T, g[tile])
         return out
-    starts, order, token = _by_latent(_np(codes.indices), _np(codes.offsets), codes.d_sae)
-    _row_sums(starts, order, token, _np(coefficients), _np(g), out.numpy())
+    entries = _by_latent(_np(codes.indices), _np(codes.offsets), _np(coefficients), codes.d_sae)
+    _row_sums(*entries, _np(g), out.numpy())
     return out

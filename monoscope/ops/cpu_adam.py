@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monoscope.ops.adam import SMALLEST_NORM, AdamStep
 from monoscope.ops.codes import SparseCodes
-from monoscope.ops.cpu import _FAST, _by_latent, _np, use_torch_threads
+from monoscope.ops.cpu import _FAST, _add_rows, _by_latent, _np, use_torch_threads
 from monoscope.ops.rowgrads import Factor
 
 ROWS = 16  # rows a thread takes at a time
@@ -26,7 +26,7 @@ _NO_ROWS = np.zeros((0, 0), np.float32)
 
 
 @njit(error_model="numpy", **_FAST)
-def _gradient(i, starts, order, token, coefficients, rows, dense, w_row, unit, out):  # type: ignore[no-untyped-def]
+def _gradient(i, starts, values, token, rows, dense, w_row, unit, out):  # type: ignore[no-untyped-def]
     """Row i of the gradient into out; returns its squared norm."""
     for d in range(out.shape[0]):
         out[d] = np.float32(0)
@@ -34,10 +34,8 @@ def _gradient(i, starts, order, token, coefficients, rows, dense, w_row, unit, o
         dense_row = dense[i]
         for d in range(out.shape[0]):
             out[d] = dense_row[d]
-    for at in range(starts[i], starts[i + 1]):
-        c, row = coefficients[order[at]], rows[token[at]]
-        for d in range(out.shape[0]):
-            out[d] += c * row[d]
+    here, end = starts[i], starts[i + 1]
+    _add_rows(out, values[here:end], token[here:end], rows)
     if unit:
         along = np.float32(0)
         for d in range(out.shape[0]):
@@ -71,39 +69,38 @@ def _to_unit(w, smallest):  # type: ignore[no-untyped-def]
 
 @njit(parallel=True, error_model="numpy", **_FAST)
 def _walk(  # type: ignore[no-untyped-def]
-    starts, order, token, coefficients, rows, dense, w, m, v, constants, unit
+    starts, values, token, rows, dense, w, m, v, constants, unit
 ):
     n, width = w.shape
     scale, step_size, beta1, beta2, root_scale, eps, smallest = constants
     for chunk in prange((n + ROWS - 1) // ROWS):
         g = np.empty(width, np.float32)
         for i in range(chunk * ROWS, min((chunk + 1) * ROWS, n)):
-            _gradient(i, starts, order, token, coefficients, rows, dense, w[i], unit, g)
+            _gradient(i, starts, values, token, rows, dense, w[i], unit, g)
             _descend(g, w[i], m[i], v[i], scale, step_size, beta1, beta2, root_scale, eps)
             if unit:
                 _to_unit(w[i], smallest)
 
 
 @njit(parallel=True, error_model="numpy", **_FAST)
-def _squared_norms(starts, order, token, coefficients, rows, dense, w, unit, out):  # type: ignore[no-untyped-def]
+def _squared_norms(starts, values, token, rows, dense, w, unit, out):  # type: ignore[no-untyped-def]
     n, width = w.shape
     for chunk in prange((n + ROWS - 1) // ROWS):
         g = np.empty(width, np.float32)
         for i in range(chunk * ROWS, min((chunk + 1) * ROWS, n)):
-            out[i] = _gradient(i, starts, order, token, coefficients, rows, dense, w[i], unit, g)
+            out[i] = _gradient(i, starts, values, token, rows, dense, w[i], unit, g)
 
 
 def _one(factors: Sequence[Factor], d_sae: int, width: int) -> tuple[Any, ...]:
     """Σ factors as the kernels take it: entries grouped by latent, tokens numbering `rows`."""
     if not factors:
-        empty = np.zeros(0, np.int64)
-        return (np.zeros(d_sae + 1, np.int64), empty, empty, np.zeros(0, np.float32),
+        return (np.zeros(d_sae + 1, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64),
                 np.zeros((0, width), np.float32))  # fmt: skip
     codes = SparseCodes.concat([f.codes for f in factors])
     coefficients = torch.cat([f.coefficients for f in factors])
     rows = factors[0].rows if len(factors) == 1 else torch.cat([f.rows for f in factors])
-    return (*_by_latent(_np(codes.indices), _np(codes.offsets), d_sae),
-            _np(coefficients), _np(rows))  # fmt: skip
+    entries = _by_latent(_np(codes.indices), _np(codes.offsets), _np(coefficients), d_sae)
+    return (*entries, _np(rows))
 
 
 def _constants(step: AdamStep) -> tuple[Any, ...]:

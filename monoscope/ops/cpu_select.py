@@ -21,7 +21,7 @@ from torch import Tensor
 
 from monoscope.ops import select
 from monoscope.ops.codes import SparseCodes
-from monoscope.ops.cpu import _FAST, _np, use_torch_threads
+from monoscope.ops.cpu import _FAST, _dots, _np, use_torch_threads
 from monoscope.ops.fallbacks import count_fallbacks
 
 TILE = 256  # tokens whose [TILE, L] bf16 pre-activations exist at one time
@@ -59,14 +59,6 @@ def _cut(t, margin):  # type: ignore[no-untyped-def]
     """Key of the least stored ẑ that a latent with z >= t can have."""
     low = t - margin
     return _key_below(np.float32(low - np.float32(UNIT) * abs(low)))
-
-
-@njit(**LOOP)
-def _dot(x, w):  # type: ignore[no-untyped-def]
-    s = np.float32(0)
-    for d in range(x.shape[0]):
-        s += x[d] * w[d]
-    return s
 
 
 @njit(**LOOP)
@@ -131,7 +123,19 @@ def _gather(bits, maxima, cut, hot, found, keys):  # type: ignore[no-untyped-def
 
 
 @njit(**LOOP)
-def _exact_values(n, k, margin, x, w, b, found, keys, exact, spare):  # type: ignore[no-untyped-def]
+def _exact_of(n, at, rows, x, w, b, found, exact, dots):  # type: ignore[no-untyped-def]
+    """exact[c] = z of the candidates c in at[:n]; rows, dots: room for as many."""
+    for j in range(n):
+        rows[j] = found[at[j]]
+    _dots(x, rows[:n], w, dots[:n])
+    for j in range(n):
+        exact[at[j]] = dots[j] + b[rows[j]]
+
+
+@njit(**LOOP)
+def _exact_values(  # type: ignore[no-untyped-def]
+    n, k, margin, x, w, b, found, keys, exact, spare, at, rows, dots
+):
     """exact[:n] = z of the candidates that may be among the k largest, -inf of those proved out.
 
     Returns the key that every latent among the k largest has at least: if it is not below the cut
@@ -142,17 +146,23 @@ def _exact_values(n, k, margin, x, w, b, found, keys, exact, spare):  # type: ig
         for c in range(n):
             spare[c] = keys[c]
         first = _kth_largest(spare, n, k)
-    least, picked = np.float32(np.inf), 0
+    picked = 0
     for c in range(n):
         exact[c] = np.float32(-np.inf)
         if keys[c] >= first and picked < k:
-            exact[c] = _dot(x, w[found[c]]) + b[found[c]]
-            least = min(least, exact[c])
+            at[picked] = c
             picked += 1
+    _exact_of(picked, at, rows, x, w, b, found, exact, dots)
+    least = np.float32(np.inf)
+    for j in range(picked):
+        least = min(least, exact[at[j]])
     cut = _cut(max(least, np.float32(0)) if picked == k else np.float32(0), margin)
+    more = 0
     for c in range(n):
         if keys[c] >= cut and exact[c] == -np.inf:
-            exact[c] = _dot(x, w[found[c]]) + b[found[c]]
+            at[more] = c
+            more += 1
+    _exact_of(more, at, rows, x, w, b, found, exact, dots)
     return cut
 
 
@@ -193,6 +203,7 @@ def _topk_tile(  # type: ignore[no-untyped-def]
         maxima, hot = np.empty(n_groups, np.int16), np.empty(n_groups, np.int32)
         found, keys = np.empty(room, np.int32), np.empty(room, np.int16)
         exact, order = np.empty(room, np.float32), np.empty(room, np.float32)
+        at, rows = np.empty(room, np.int32), np.empty(room, np.int32)
         spare = np.empty(max(n_groups, room), np.int16)
         for n in range(chunk * ROWS, min((chunk + 1) * ROWS, n_tokens)):
             margin, needed = margins[n], np.int16(0)
@@ -204,11 +215,13 @@ def _topk_tile(  # type: ignore[no-untyped-def]
             cut = _cut(loose, margin)
             m = _gather(bits[n], maxima, cut, hot, found, keys)
             if m >= 0:
-                needed = _exact_values(m, k, margin, x[n], w, b, found, keys, exact, spare)
+                needed = _exact_values(
+                    m, k, margin, x[n], w, b, found, keys, exact, spare, at, rows, order
+                )
                 if needed < cut:  # the guess was too high: once more, with what is proved
                     m = _gather(bits[n], maxima, needed, hot, found, keys)
             if m >= 0 and needed < cut:
-                _exact_values(m, k, margin, x[n], w, b, found, keys, exact, spare)
+                _exact_values(m, k, margin, x[n], w, b, found, keys, exact, spare, at, rows, order)
             if m < 0:
                 counts[n] = -1
                 continue
@@ -228,14 +241,16 @@ def _above_tile(  # type: ignore[no-untyped-def]
     for chunk in prange((n_tokens + ROWS - 1) // ROWS):
         maxima, hot = np.empty(n_groups, np.int16), np.empty(n_groups, np.int32)
         found, keys = np.empty(room, np.int32), np.empty(room, np.int16)
+        dots = np.empty(room, np.float32)
         for n in range(chunk * ROWS, min((chunk + 1) * ROWS, n_tokens)):
             _maxima(bits[n], maxima)
             cut = _cut(np.float32(0), margins[n])  # θ is in the bias of ẑ
             m = _gather(bits[n], maxima, cut, hot, found, keys)
             kept = min(m, 0)
+            _dots(x[n], found[: max(m, 0)], w, dots[: max(m, 0)])
             for c in range(m):
                 i = found[c]
-                z = _dot(x[n], w[i]) + b[i]
+                z = dots[c] + b[i]
                 if z > theta[i if theta.shape[0] > 1 else 0]:
                     columns[n, kept] = i
                     values[n, kept] = z

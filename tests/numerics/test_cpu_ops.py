@@ -99,6 +99,19 @@ def test_loops_agree_with_fp64(n: int, latents: int, d: int, share: float) -> No
     torch.testing.assert_close(decode.decode(codes, w), cpu.decode(codes, w), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("d", [1, 12, 31, 576])
+def test_a_dot_is_the_same_whatever_is_beside_it(d: int) -> None:
+    """Rows are taken four at a time; equal ones have equal dots in each place, to the bit."""
+    w, _ = _weights(1, d)
+    g = _x(1, d)
+    alone = cpu.entry_dots(g, SparseCodes.from_dense(torch.eye(1, 512)), w.expand(512, d))
+    for n in range(1, 10):
+        some = torch.zeros(1, 512)
+        some[0, :n] = 1
+        dots = cpu.entry_dots(g, SparseCodes.from_dense(some), w.expand(512, d).contiguous())
+        assert dots.eq(alone).all() and dots.shape == (n,)
+
+
 def test_both_roads_are_taken() -> None:
     assert cpu._is_dense(_codes(7, 45, 0.3))
     assert not cpu._is_dense(_codes(300, 97, 0.02))
