@@ -87,6 +87,29 @@ def _kth_largest(values, n, k):  # type: ignore[no-untyped-def]
 
 
 @njit(**LOOP)
+def _kth_largest_key(keys, n, k, bins):  # type: ignore[no-untyped-def]
+    """The k-th largest of keys[:n], byte by byte: counts, unlike comparisons, miss no branch.
+
+    bins: 256 numbers to count in.
+    """
+    bins[:] = 0
+    for j in range(n):
+        bins[(keys[j] >> 8) + 128] += 1
+    high, left = 255, k
+    while bins[high] < left:
+        left -= bins[high]
+        high -= 1
+    bins[:] = 0
+    for j in range(n):
+        bins[keys[j] & 255] += (keys[j] >> 8) + 128 == high
+    low = 255
+    while bins[low] < left:
+        left -= bins[low]
+        low -= 1
+    return np.int16(((high - 128) << 8) | low)
+
+
+@njit(**LOOP)
 def _maxima(bits, out):  # type: ignore[no-untyped-def]
     """Largest key of each group of latents j, j+n, j+2n, …: one vector maximum after another."""
     n = out.shape[0]
@@ -99,25 +122,30 @@ def _maxima(bits, out):  # type: ignore[no-untyped-def]
 
 
 @njit(**LOOP)
-def _gather(bits, maxima, cut, hot, found, keys):  # type: ignore[no-untyped-def]
-    """Latents with key >= cut, ascending, and their keys; how many, or -1 if there is no room."""
-    n_hot = 0
-    for j in range(maxima.shape[0]):
-        if maxima[j] >= cut:
-            hot[n_hot] = j
-            n_hot += 1
+def _in_words(n):  # type: ignore[no-untyped-def]
+    """n bytes, up to a whole number of words."""
+    return (n + 7) // 8 * 8
+
+
+@njit(**LOOP)
+def _gather(bits, cut, marks, found, keys):  # type: ignore[no-untyped-def]
+    """Latents with key >= cut, ascending, and their keys; how many, or -1 if there is no room.
+
+    marks: _in_words(L) bytes, those beyond L zero. Most words of eight latents hold none.
+    """
+    for i in range(bits.shape[0]):
+        marks[i] = _key(bits[i]) >= cut
+    words = marks.view(np.uint64)
     n = 0
-    for start in range(0, bits.shape[0], maxima.shape[0]):
-        for h in range(n_hot):
-            i = start + hot[h]
-            if i >= bits.shape[0]:
-                break
-            key = _key(bits[i])
-            if key >= cut:
+    for at in range(words.shape[0]):
+        if words[at] == 0:
+            continue
+        for i in range(8 * at, 8 * at + 8):
+            if marks[i]:
                 if n == found.shape[0]:
                     return -1
                 found[n] = i
-                keys[n] = key
+                keys[n] = _key(bits[i])
                 n += 1
     return n
 
@@ -134,18 +162,14 @@ def _exact_of(n, at, rows, x, w, b, found, exact, dots):  # type: ignore[no-unty
 
 @njit(**LOOP)
 def _exact_values(  # type: ignore[no-untyped-def]
-    n, k, margin, x, w, b, found, keys, exact, spare, at, rows, dots
+    n, k, margin, x, w, b, found, keys, exact, at, rows, dots, bins
 ):
     """exact[:n] = z of the candidates that may be among the k largest, -inf of those proved out.
 
     Returns the key that every latent among the k largest has at least: if it is not below the cut
     of the gathering, none was missed.
     """
-    first = np.int16(-32768)
-    if n > k:
-        for c in range(n):
-            spare[c] = keys[c]
-        first = _kth_largest(spare, n, k)
+    first = _kth_largest_key(keys, n, k, bins) if n > k else np.int16(-32768)
     picked = 0
     for c in range(n):
         exact[c] = np.float32(-np.inf)
@@ -200,28 +224,27 @@ def _topk_tile(  # type: ignore[no-untyped-def]
     n_groups = (n_latents + depth - 1) // depth
     room = min(n_latents, 16 * k + 256)
     for chunk in prange((n_tokens + ROWS - 1) // ROWS):
-        maxima, hot = np.empty(n_groups, np.int16), np.empty(n_groups, np.int32)
+        maxima, bins = np.empty(n_groups, np.int16), np.empty(256, np.int32)
+        marks = np.zeros(_in_words(n_latents), np.uint8)
         found, keys = np.empty(room, np.int32), np.empty(room, np.int16)
         exact, order = np.empty(room, np.float32), np.empty(room, np.float32)
         at, rows = np.empty(room, np.int32), np.empty(room, np.int32)
-        spare = np.empty(max(n_groups, room), np.int16)
         for n in range(chunk * ROWS, min((chunk + 1) * ROWS, n_tokens)):
             margin, needed = margins[n], np.int16(0)
             _maxima(bits[n], maxima)
             loose = np.float32(0)
             if n_groups >= k:  # the k-th largest maximum is <= the k-th largest ẑ
-                spare[:n_groups] = maxima
-                loose = max(_value(_kth_largest(spare, n_groups, k)), np.float32(0))
+                loose = max(_value(_kth_largest_key(maxima, n_groups, k, bins)), np.float32(0))
             cut = _cut(loose, margin)
-            m = _gather(bits[n], maxima, cut, hot, found, keys)
+            m = _gather(bits[n], cut, marks, found, keys)
             if m >= 0:
                 needed = _exact_values(
-                    m, k, margin, x[n], w, b, found, keys, exact, spare, at, rows, order
+                    m, k, margin, x[n], w, b, found, keys, exact, at, rows, order, bins
                 )
                 if needed < cut:  # the guess was too high: once more, with what is proved
-                    m = _gather(bits[n], maxima, needed, hot, found, keys)
+                    m = _gather(bits[n], needed, marks, found, keys)
             if m >= 0 and needed < cut:
-                _exact_values(m, k, margin, x[n], w, b, found, keys, exact, spare, at, rows, order)
+                _exact_values(m, k, margin, x[n], w, b, found, keys, exact, at, rows, order, bins)
             if m < 0:
                 counts[n] = -1
                 continue
@@ -233,19 +256,17 @@ def _topk_tile(  # type: ignore[no-untyped-def]
 
 @njit(parallel=True, **LOOP)
 def _above_tile(  # type: ignore[no-untyped-def]
-    bits, margins, theta, depth, x, w, b, columns, values, counts
+    bits, margins, theta, x, w, b, columns, values, counts
 ):
     n_tokens, n_latents = bits.shape
-    n_groups = (n_latents + depth - 1) // depth
     room = columns.shape[1]
     for chunk in prange((n_tokens + ROWS - 1) // ROWS):
-        maxima, hot = np.empty(n_groups, np.int16), np.empty(n_groups, np.int32)
+        marks = np.zeros(_in_words(n_latents), np.uint8)
         found, keys = np.empty(room, np.int32), np.empty(room, np.int16)
         dots = np.empty(room, np.float32)
         for n in range(chunk * ROWS, min((chunk + 1) * ROWS, n_tokens)):
-            _maxima(bits[n], maxima)
             cut = _cut(np.float32(0), margins[n])  # θ is in the bias of ẑ
-            m = _gather(bits[n], maxima, cut, hot, found, keys)
+            m = _gather(bits[n], cut, marks, found, keys)
             kept = min(m, 0)
             _dots(x[n], found[: max(m, 0)], w, dots[: max(m, 0)])
             for c in range(m):
@@ -339,7 +360,7 @@ class Bf16Encoder(select.Encoder):
     def wider(self, x: Tensor, low: Tensor) -> SparseCodes:
         """As select.Encoder.wider."""
         limits = low.detach().float().reshape(-1)
-        setting = (_np(limits), DEPTH)
+        setting = (_np(limits),)
         return self._select(
             x, ROOM, self.b - limits, _above_tile, setting, lambda z: select.wider(z, limits)
         )

@@ -6,6 +6,7 @@ tell; `_assert_same_choice` allows that and nothing else.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -122,6 +123,17 @@ def test_both_roads_are_taken() -> None:
 def test_topk_is_exact(n: int, latents: int, d: int, k: int) -> None:
     w, b = _weights(latents, d)
     _check_topk(_x(n, d), w, b, k)
+
+
+@pytest.mark.parametrize("low, high", [(-32768, 32767), (-300, 300), (-1, 1), (127, 129)])
+def test_the_kth_largest_key_is_that_of_a_sort(low: int, high: int) -> None:
+    rng, bins = np.random.default_rng(0), np.empty(256, np.int32)
+    for n in (1, 2, 7, 300):
+        keys = rng.integers(low, high + 1, n).astype(np.int16)
+        keys[-1:] = high if n % 2 else low
+        ordered = np.sort(keys)[::-1]
+        found = [cpu_select._kth_largest_key(keys, n, k, bins) for k in range(1, n + 1)]
+        assert found == ordered.tolist()
 
 
 def test_topk_with_fewer_positives_than_k() -> None:
