@@ -51,15 +51,15 @@ _LENS = {"decay": 0.2, "dead_share": 0.1}
 _ADAM = {"optimizer": "adam", "warmup": 0.05}
 PEERS: dict[str, list[dict[str, Any]]] = {
     "saelens": [
-        *({"architecture": "batchtopk", "lr": lr, **_LENS} for lr in (3e-4, 1e-3, 3e-3)),
+        *({"architecture": "batchtopk", "lr": lr, **_LENS} for lr in (3e-4, 1e-3, 3e-3, 6e-3)),
         *({"architecture": "topk", "lr": lr, **_LENS} for lr in (1e-3, 3e-3)),
     ],
     "sparsify": [
         {},
         {"lr": 3e-3},
         _ADAM,
-        *({**_ADAM, "lr": lr} for lr in (1e-3, 3e-3, 6e-3)),
-        {**_ADAM, "lr": 1e-3, "auxk_alpha": 1 / 32, "dead_share": 0.1},
+        *({**_ADAM, "lr": lr} for lr in (1e-3, 3e-3, 6e-3, 1.2e-2)),
+        {**_ADAM, "lr": 6e-3, "auxk_alpha": 1 / 32, "dead_share": 0.1},
     ],
 }
 
