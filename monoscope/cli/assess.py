@@ -145,7 +145,7 @@ def _suite(
             sizes=replace(FULL if suite == "full" else CPU, **given),
             seed=seed,
             bootstrap=bootstrap,
-            cache=Cache(None) if fresh else Cache.default(),
+            cache=Cache.default(fresh=fresh),
             tell=_teller(bar),
         )
         told = run_suite(

@@ -21,17 +21,17 @@ Figures = dict[str, Any]
 class Cache:
     """One JSON file per finished part in `folder`; None keeps nothing.
 
-    made, found: how many parts were computed and how many were there already.
+    fresh: nothing that is there is taken; what is computed takes its place.  made, found: how many parts were computed and how many were there already.
     """
 
-    def __init__(self, folder: str | Path | None) -> None:
-        self.folder = None if folder is None else Path(folder)
+    def __init__(self, folder: str | Path | None, *, fresh: bool = False) -> None:
+        self.folder, self.fresh = None if folder is None else Path(folder), fresh
         self.made = self.found = 0
 
     @classmethod
-    def default(cls) -> Cache:
+    def default(cls, *, fresh: bool = False) -> Cache:
         """The one in monoscope's cache folder."""
-        return cls(assets.cache_dir() / "evals")
+        return cls(assets.cache_dir() / "evals", fresh=fresh)
 
     def get(self, name: str, key: Mapping[str, Any], make: Callable[[], Figures]) -> Figures:
         """The figures of part `name` under `key`, computed by `make` if they are not there.
@@ -42,7 +42,7 @@ class Cache:
         path = None
         if self.folder is not None:
             path = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
-            held = _read(path)
+            held = None if self.fresh else _read(path)
             if held is not None and held.get("key") == json.loads(text):
                 self.found += 1
                 return dict(held["figures"])

@@ -311,6 +311,12 @@ def test_a_damaged_part_is_made_again(tmp_path):
     assert cache.get("part", {"a": 1}, lambda: {"b": 5}) == {"b": 4}
 
 
+def test_measured_afresh_is_kept_for_the_next_run(tmp_path):
+    assert Cache(tmp_path).get("part", {"a": 1}, lambda: {"b": 3}) == {"b": 3}
+    assert Cache(tmp_path, fresh=True).get("part", {"a": 1}, lambda: {"b": 4}) == {"b": 4}
+    assert Cache(tmp_path).get("part", {"a": 1}, lambda: {"b": 5}) == {"b": 4}
+
+
 def test_a_figure_that_is_not_finite_is_never_kept(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         Cache(tmp_path).get("part", {}, lambda: {"b": float("nan")})
