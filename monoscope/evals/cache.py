@@ -21,7 +21,8 @@ Figures = dict[str, Any]
 class Cache:
     """One JSON file per finished part in `folder`; None keeps nothing.
 
-    fresh: nothing that is there is taken; what is computed takes its place.  made, found: how many parts were computed and how many were there already.
+    fresh: nothing that is there is taken; what is computed takes its place.
+    made, found: how many parts were computed and how many were there already.
     """
 
     def __init__(self, folder: str | Path | None, *, fresh: bool = False) -> None:
