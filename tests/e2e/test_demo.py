@@ -135,8 +135,9 @@ def test_a_run_killed_in_three_stages_ends_with_the_same_figures(finished, tmp_p
     summary = run_demo(out, tokens=TOKENS, d_sae=D_SAE, as_json=True)
     assert summary["reused"] == ["collect", "train", "eval", "index", "label"]
     assert measured(summary) == measured(finished[1])
-    for stage in summary["reused"]:
-        assert summary["seconds"][stage] == times[stage]["seconds"]
+    for stage in summary["reused"]:  # one killed at its end, before it was timed once, has none
+        assert summary["seconds"].get(stage) == times.get(stage, {}).get("seconds")
+    assert {"collect", "train"} <= times.keys()
 
 
 def kill_once(out: Path, written: str) -> None:
