@@ -71,7 +71,7 @@ class Catalogue:
 
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
-        self._lock = threading.Lock()
+        self._rows_lock, self._words_lock = threading.Lock(), threading.Lock()
         self._rows_made = self._words_made = self._closing = False
         self._thread: threading.Thread | None = None
         self._maker = atlas.database.cursor()
@@ -104,9 +104,9 @@ class Catalogue:
 
     def remap(self) -> None:
         """Take over a map that has just been made."""
-        with self._lock:
-            if self._rows_made:
-                self._place(self._maker)
+        with self._rows_lock:
+            if self._rows_made:  # a cursor of its own: the maker's may be at the words
+                self._place(self.atlas.database.cursor())
 
     def _run(self, query: str, given: Mapping[str, Any] | None) -> duckdb.DuckDBPyConnection:
         try:
@@ -118,24 +118,25 @@ class Catalogue:
                 raise
             raise FormatError(f"a table of {self.atlas.folder} is damaged", got=exc) from exc
 
-    def _ready(self, words: bool) -> bool:
-        return self._rows_made and (self._words_made or not words)
-
     def _make(self, words: bool) -> None:
         """Make what is missing: the rows, then the words where they are asked for.
 
         A list needs no words, which take most of the time, and does not wait for them.
         """
-        if self._ready(words):
-            return
-        with self._lock:  # another thread may have been quicker
-            if not self._rows_made:
-                self._make_rows(self._maker)
-                self._rows_made = True
-            if words and not self._words_made:
-                for statement in _WORDS:
-                    self._maker.execute(statement)
-                self._words_made = True
+        if not self._rows_made:
+            with self._rows_lock:
+                if not self._rows_made:  # another thread may have been quicker
+                    self._make_rows(self._maker)
+                    self._rows_made = True
+        if words and not self._words_made:
+            with self._words_lock:
+                if not self._words_made:
+                    self._make_words(self._maker)
+                    self._words_made = True
+
+    def _make_words(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        for statement in _WORDS:
+            cursor.execute(statement)
 
     def _make_rows(self, cursor: duckdb.DuckDBPyConnection) -> None:
         labels = self.atlas.annotations()

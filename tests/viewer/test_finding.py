@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +49,29 @@ def test_a_list_without_words_does_not_wait_for_the_tables_of_words(made: Path) 
     assert catalogue.ask("SELECT count(*) AS n FROM rows")[0]["n"] == N_LATENTS
     assert catalogue.ask("SELECT count(*) AS n FROM terms")[0]["n"] > N_LATENTS
     assert {"rows", "terms", "vocabulary", "metas"} <= tables(atlas)
+
+
+def test_a_list_is_answered_while_the_words_are_being_made(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, enough = threading.Event(), threading.Event()
+    whole = Catalogue._make_words
+
+    def slow(self: Catalogue, cursor: Any) -> None:
+        begun.set()
+        assert enough.wait(60)
+        whole(self, cursor)
+
+    monkeypatch.setattr(Catalogue, "_make_words", slow)
+    catalogue = Catalogue(ms.load_atlas(made))
+    try:
+        catalogue.prepare()
+        assert begun.wait(60)
+        assert catalogue.ask("SELECT count(*) AS n FROM rows")[0]["n"] == N_LATENTS
+    finally:
+        enough.set()
+    assert catalogue.ask("SELECT count(*) AS n FROM terms")[0]["n"] > N_LATENTS
+    catalogue.close()
 
 
 def order(client: TestClient, **asked: str) -> list[int]:
