@@ -33,12 +33,7 @@ D, L, K, BATCH = 8, 40, 3, 32
 FIXED = ["topk", "batchtopk", "matryoshka", "ksparse"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batches(n: int) -> list[Tensor]:
