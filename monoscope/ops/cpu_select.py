@@ -267,8 +267,11 @@ def _above_tile(  # type: ignore[no-untyped-def]
         for n in range(chunk * ROWS, min((chunk + 1) * ROWS, n_tokens)):
             cut = _cut(np.float32(0), margins[n])  # θ is in the bias of ẑ
             m = _gather(bits[n], cut, marks, found, keys)
-            kept = min(m, 0)
-            _dots(x[n], found[: max(m, 0)], w, dots[: max(m, 0)])
+            if m < 0:
+                counts[n] = -1
+                continue
+            _dots(x[n], found[:m], w, dots)
+            kept = 0
             for c in range(m):
                 i = found[c]
                 z = dots[c] + b[i]

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from monoscope.errors import InputError
 from monoscope.files import atomic_path, write_atomic
-from monoscope.sweep.measured import FILE as MEASURED
 from monoscope.sweep.page import render
 from monoscope.sweep.plot import panels, standalone
 from monoscope.sweep.scaling import Advice, Law, fit_law, recommend
 
 NOTE = "sweep.json"
 PLOT = "scaling-law.svg"
+MEASURED = "measured"  # held-out figures, as they come
 FILES = ("sweep.parquet", "sweep.csv", "sweep.html", PLOT, MEASURED, "saes")
 COLUMNS = pa.schema([
     ("name", pa.string()), ("site", pa.string()), ("recipe", pa.string()), ("d_sae", pa.int64()),

@@ -10,18 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from monoscope import __version__
+from monoscope.artifact.checks import weights_hash
 from monoscope.errors import ConfigError, OutputError, TrainingError
+from monoscope.evals import evaluate
+from monoscope.evals.cache import Cache
 from monoscope.files import require_folder, write_atomic
 from monoscope.locks import folder_lock
+from monoscope.sae import SAE
 from monoscope.sae.config import WITH_K
 from monoscope.sae.recipes import get_recipe
-from monoscope.sweep.measured import Measured
-from monoscope.sweep.result import COLUMNS, FILES, NOTE, Sweep, conclude, write
+from monoscope.sweep.result import COLUMNS, FILES, MEASURED, NOTE, Sweep, conclude, write
 from monoscope.sweep.scaling import flop_per_token
 from monoscope.sweep.sources import sources_of
 from monoscope.train.grid import Plan, Run, train_plans
 from monoscope.train.loop import Progress
 from monoscope.train.order import Order
+
+_FIGURES = ("fvu", "l0", "dead_fraction")
 
 
 def sweep(
@@ -82,12 +88,12 @@ def sweep(
             plans, resume=resume, progress=progress,
             begun=lambda: write_atomic(folder / NOTE, running),
         )  # fmt: skip
-        figures = Measured(folder)
+        cache = Cache(folder / MEASURED)
         rows, widths = [], {}
         for (site, data), plan, trained in zip(sources, plans, results, strict=True):
             widths[site] = next((made.sae.d_in for made in trained if isinstance(made, Run)), 0)
             for order, (_, asked), result in zip(plan.orders, grid, trained, strict=True):
-                rows.append(_row(site, order, asked, result, data, n_eval_tokens, figures))
+                rows.append(_row(site, order, asked, result, data, n_eval_tokens, cache))
                 if measured is not None:
                     measured(rows[-1])
         made = conclude(rows, widths, budget, budget_k, folder)
@@ -176,7 +182,7 @@ def _site_in(folder: Path) -> str | None:
 
 def _row(
     site: str | None, order: Order, k: float | None, result: Run | TrainingError, store: Any,
-    n_eval: int | None, measured: Measured,
+    n_eval: int | None, cache: Cache,
 ) -> dict[str, Any]:  # fmt: skip
     assert order.out is not None
     row: dict[str, Any] = dict.fromkeys(COLUMNS.names)
@@ -187,10 +193,10 @@ def _row(
     if isinstance(result, TrainingError):
         return row | {"status": "stopped", "error": str(result)}
     metrics = result.metrics
-    figures = {name: metrics[name] for name in ("fvu", "l0", "dead_fraction")}
+    figures = {name: metrics[name] for name in _FIGURES}
     measured_on = "train"
     if hasattr(store, "n_tokens") and store.n_tokens("held_out") > 0:
-        figures = measured.of(result.sae, store, n_eval, metrics["measured_on_tokens"])
+        figures = _held_out(result.sae, store, n_eval, metrics["measured_on_tokens"], cache)
         measured_on = "held_out"
     cost = flop_per_token(result.sae.d_in, order.d_sae or 0, figures["l0"]) * metrics["n_tokens"]
     return row | figures | {
@@ -198,3 +204,25 @@ def _row(
         "target_reached": metrics.get("target", {}).get("reached"),
         "flop": float(cost), "tokens_per_step_second": metrics["tokens_per_step_second"],
     }  # fmt: skip
+
+
+def _held_out(
+    sae: SAE, store: Any, n_tokens: int | None, dead_tokens: int, cache: Cache
+) -> dict[str, Any]:
+    """The figures on n_tokens held-out tokens; kept, so that going on measures none twice."""
+    there = store.n_tokens("held_out")
+    key = {
+        "sae": weights_hash(sae),
+        "monoscope": __version__,
+        "corpus": store.manifest.corpus_fingerprint,
+        "n_tokens": there if n_tokens is None else min(n_tokens, there),
+        "dead_tokens": dead_tokens,
+    }
+
+    def measure() -> dict[str, Any]:
+        found = evaluate(
+            sae, store, baselines=False, bootstrap=0, n_tokens=n_tokens, dead_tokens=dead_tokens
+        )
+        return {name: getattr(found, name) for name in _FIGURES}
+
+    return cache.get("held-out", key, measure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -20,7 +19,7 @@ from monoscope.data.harvest import collect
 from monoscope.data.store import ActivationStore
 from monoscope.errors import ConfigError, MismatchError, OutputError
 from monoscope.evals import evaluate
-from monoscope.sweep import measured, sweep
+from monoscope.sweep import run, sweep
 from monoscope.train import grid, train
 from tests.unit.data.fake_lm import FakeLM, make_corpus
 
@@ -32,12 +31,8 @@ GRID: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     monkeypatch.setattr(grid, "CALIBRATION_TOKENS", 128)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -174,14 +169,15 @@ def test_what_is_measured_is_not_measured_again(
             raise KeyboardInterrupt  # killed between two of them
         return evaluate(sae, *args, **given)
 
-    monkeypatch.setattr(measured, "evaluate", counted)
+    monkeypatch.setattr(run, "evaluate", counted)
     asked: dict[str, Any] = GRID | {"k": 2, "n_tokens": 4 * BATCH, "out": tmp_path / "o"}
     with pytest.raises(KeyboardInterrupt):
         sweep(store, **asked)
     told: list[Any] = []
     made = sweep(store, resume=True, measured=told.append, **asked)
     assert calls == [8, 16, 16] and told == made.rows
-    (tmp_path / "o" / "measured.json").write_text('{"x": 1}')  # damaged
+    for kept in (tmp_path / "o" / "measured").iterdir():
+        kept.write_text('{"x": 1}')  # damaged
     again = sweep(store, resume=True, **asked)
     assert calls == [8, 16, 16, 8, 16] and again.rows == made.rows
     sweep(store, resume=True, **asked | {"n_eval_tokens": 20})
