@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from monoscope.data.store import load_store
     from monoscope.describe import info
     from monoscope.errors import MonoscopeError
-    from monoscope.evals import evaluate
+    from monoscope.evals.run import evaluate
     from monoscope.features.atlas import load_atlas
     from monoscope.features.index import index
     from monoscope.features.labels import label
@@ -43,7 +43,7 @@ _ROOMS = {
     "save_sae": "monoscope.artifact",
     "SAE": "monoscope.sae",
     "SAEConfig": "monoscope.sae",
-    "evaluate": "monoscope.evals",
+    "evaluate": "monoscope.evals.run",
     "index": "monoscope.features.index",
     "label": "monoscope.features.labels",
     "load_atlas": "monoscope.features.atlas",

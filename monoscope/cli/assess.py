@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from monoscope.cli import options as opt
-from monoscope.cli.output import Bar, console, print_json, print_table, quiet_stdout
+from monoscope.cli.output import Bar, console, print_json, quiet_stdout
 from monoscope.cli.stores import open_store
 from monoscope.errors import ConfigError
 from monoscope.files import write_atomic
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from monoscope.evals.compare import Column, Row
     from monoscope.evals.material import Tell
 
-_OF_A_BASELINE = ("fvu", "l0", "delta_ce", "kl")
 _TOKENS = 1_000  # parts: a suite has fewer of them, and tokens are more
 
 
@@ -50,99 +49,60 @@ def evaluate(
     ] = 1000,
     out: Annotated[
         str | None,
-        typer.Option(
-            "--out", metavar="FILE", help="Write the result as JSON, too; a suite's is SAEBench's."
-        ),
+        typer.Option("--out", metavar="FILE", help="Write the result, too: SAEBench's JSON."),
     ] = None,
     suite: Annotated[
-        str | None, typer.Option("--suite", metavar="S", help="core, cpu or full: many families.")
-    ] = None,
+        str, typer.Option("--suite", metavar="S", help="quick, core, cpu or full: more families.")
+    ] = "quick",
     atlas: Annotated[
-        str | None, typer.Option("--atlas", metavar="DIR", help="Of a suite: whose labels count.")
+        str | None, typer.Option("--atlas", metavar="DIR", help="cpu, full: whose labels count.")
     ] = None,
     other: Annotated[
         list[str] | None,
-        typer.Option("--other", metavar="SAE", help="Of a suite: another seed's SAE; repeatable."),
+        typer.Option("--other", metavar="SAE", help="cpu, full: another seed's SAE; repeatable."),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Of a suite: measure again what is already known.")
+        bool, typer.Option("--fresh", help="Measure again what is already known.")
     ] = False,
     seed: opt.Seed = 0,
     device: opt.Device = None,
     as_json: opt.Json = False,
 ) -> None:
     """Measure an SAE on held-out documents and inside its model."""
-    one_model(model, no_model)
-    if suite is not None:
-        if not baselines:
-            raise ConfigError("a suite always has its baselines", got="--no-baselines")
-        asked = {"sae": sae, "store": store, "atlas": atlas, "others": other or []}
-        sizes = {"held_out_tokens": tokens, "splice_tokens": splice_tokens}
-        return _suite(
-            suite, asked, sizes, opt_model=(model, no_model, device), bootstrap=bootstrap,
-            seed=seed, fresh=fresh, out=out, as_json=as_json,
-        )  # fmt: skip
-    for flag, given in (("--atlas", atlas), ("--other", other), ("--fresh", fresh)):
-        if given:
-            raise ConfigError(f"{flag} belongs to a suite", hint="Add --suite cpu.")
     from monoscope.artifact import load_sae
-    from monoscope.evals import evaluate as measure
-
-    further: dict[str, Any] = {} if splice_tokens is None else {"n_splice_tokens": splice_tokens}
-    with quiet_stdout(as_json), Bar("eval") as bar:
-        loaded, acts = load_sae(sae).to(opt.checked_device(device)), open_store(store)
-        lm = None if no_model else opt.recorded_model(loaded, model, device)
-        result = measure(
-            loaded, acts, lm, n_tokens=tokens, baselines=baselines, bootstrap=bootstrap,
-            seed=seed, progress=bar.at, **further,
-        )  # fmt: skip
-        if out is not None:
-            result.write(out)
-    told = result.to_json()
-    if as_json:
-        return print_json(told)
-    kept = {k: v for k, v in told.items() if k not in ("baselines", "ci", "provenance")}
-    print_table({name: _as_text(told, name) for name in kept})
-    for name, values in told["baselines"].items():
-        parts = (f"{k} {_as_text(values, k)}" for k in _OF_A_BASELINE if values[k] is not None)
-        console().print(Text(f"{name} (baseline): {', '.join(parts)}"))
-
-
-def _as_text(figures: Mapping[str, Any], name: str) -> Any:
-    """A figure as text with its 95 % interval; what is no float or has none, without."""
-    held, span = figures[name], figures["ci"].get(name)
-    if span is None:
-        return f"{held:.4g}" if isinstance(held, float) else held
-    return f"{figures[name]:.4g} ({span[0]:.4g} to {span[1]:.4g})"
-
-
-def _suite(
-    suite: str, asked: Mapping[str, Any], sizes: Mapping[str, int | None], *,
-    opt_model: tuple[str | None, bool, str | None], bootstrap: int, seed: int, fresh: bool,
-    out: str | None, as_json: bool,
-) -> None:  # fmt: skip
-    """Run a suite: what is known is read from the cache, so that a killed one goes on."""
-    from monoscope.artifact import load_sae
-    from monoscope.evals import compare
     from monoscope.evals.cache import Cache
     from monoscope.evals.material import CPU, FULL, Material
-    from monoscope.evals.suite import require_suite, run_suite
+    from monoscope.evals.suite import SUITES, require_suite, run_suite
     from monoscope.train import alike
 
+    one_model(model, no_model)
     require_suite(suite)
-    model, no_model, device = opt_model
-    given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
+    if suite != "quick" and not baselines:
+        raise ConfigError(
+            "--no-baselines is for the quick suite: the others have them",
+            got=f"--suite {suite}",
+            hint="Leave one of the two out.",
+        )
+    for flag, given, by in (("--atlas", atlas, "label_scores"), ("--other", other, "stability")):
+        if given and by not in dict(SUITES[suite]):
+            raise ConfigError(
+                f"{flag} is read by the larger suites", got=f"--suite {suite}",
+                hint="Use --suite cpu.",
+            )  # fmt: skip
+    asked = {"held_out_tokens": tokens, "splice_tokens": splice_tokens}
+    sizes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     with quiet_stdout(as_json), Bar("eval") as bar:
         place = opt.checked_device(device)
-        loaded = load_sae(asked["sae"]).to(place)
+        loaded = load_sae(sae).to(place)
         material = Material(
             sae=loaded,
-            store=open_store(asked["store"]),
+            store=open_store(store),
             lm=None if no_model else opt.recorded_model(loaded, model, device),
             train=alike,
-            others=tuple(load_sae(path).to(place) for path in asked["others"]),
-            atlas=None if asked["atlas"] is None else Path(asked["atlas"]),
-            sizes=replace(FULL if suite == "full" else CPU, **given),
+            others=tuple(load_sae(path).to(place) for path in other or ()),
+            atlas=None if atlas is None else Path(atlas),
+            sizes=replace(FULL if suite == "full" else CPU, **sizes),
+            beside=baselines,
             seed=seed,
             bootstrap=bootstrap,
             cache=Cache.default(fresh=fresh),
@@ -153,17 +113,34 @@ def _suite(
         )
         if out is not None:
             write_atomic(out, json.dumps(told, indent=1, allow_nan=False) + "\n")
-    if as_json:
-        return print_json(told)
+    if not as_json:
+        return _show_result(told)
     ours = told["eval_result_unstructured"]["monoscope"]
-    families = ours["families"]
+    print_json(ours["families"]["core"] if suite == "quick" else told)
+
+
+def _show_result(told: Mapping[str, Any]) -> None:
+    """A result as a table, and below it what it was measured on and what it lacks."""
+    from monoscope.evals import compare
+
+    ours = told["eval_result_unstructured"]["monoscope"]
+    families, core = ours["families"], ours["families"]["core"]
     _show([compare.row("this SAE", families)])
-    for name, figures in families.items():
-        if "skipped" in figures:
-            console().print(Text(f"{name}: not measured, {figures['skipped']}", style="dim"))
+    lines = [
+        f"{core['n_tokens']:,} held-out tokens of {core['n_documents']:,} documents, "
+        f"{core['n_splice_tokens']:,} through the model; dead: silent in "
+        f"{core['dead_window_tokens']:,} tokens"
+    ]
+    lines += [
+        f"{name}: not measured, {figures['skipped']}"
+        for name, figures in families.items()
+        if "skipped" in figures
+    ]
     if ours["not_saebench"]:
         blocks = ", ".join(ours["not_saebench"])
-        console().print(Text(f"SAEBench demands numbers where null is: {blocks}", style="dim"))
+        lines.append(f"SAEBench demands numbers where null is: {blocks}")
+    for line in lines:
+        console().print(Text(line, style="dim"))
 
 
 def _teller(bar: Bar) -> Tell:

@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
             "--tokens 1000000 --out runs/store",
         ),
         ("train", train, "monoscope train runs/store --d-sae 4096 --k 32 --out runs/sae"),
-        ("eval", evaluate, "monoscope eval runs/sae --store runs/store --suite core --out r.json"),
+        ("eval", evaluate, "monoscope eval runs/sae --store runs/store --out result.json"),
         ("report", report, "monoscope report runs/a.json runs/b.json --out report.html"),
         ("index", index, "monoscope index runs/sae --store runs/store --out runs/atlas"),
         ("label", label, "monoscope label runs/atlas runs/sae --store runs/store"),

@@ -23,7 +23,7 @@ from monoscope.demo.report import model_name, render_report
 from monoscope.demo.terminal import show
 from monoscope.demo.writer import SAMPLE_PROMPTS, steer_sample
 from monoscope.errors import FormatError, MismatchError
-from monoscope.evals import evaluate
+from monoscope.evals.run import evaluate
 from monoscope.features.atlas import Atlas, load_atlas
 from monoscope.features.index import index
 from monoscope.features.labels import SUMMARY_FILE, label, label_summary

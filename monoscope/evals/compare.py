@@ -1,7 +1,7 @@
 """Results of several SAEs side by side: one row each, one column a figure, and Pareto fronts.
 
-Reads what `eval --suite` wrote, and the plain results of `eval`; what a result does not hold is
-null, and SAEs are never ranked by a figure that one of them lacks.
+Reads what `eval --out` wrote, and core figures alone, as `eval --json` prints and the demo keeps
+them; what a result does not hold is null, and SAEs are never ranked by a figure that one lacks.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Column:
 COLUMNS = (
     Column("fvu", "FVU", ("core", "fvu"), ".3f", True),
     Column("l0", "L0", ("core", "l0"), ".1f", True),
+    Column("cosine", "cosine", ("core", "cosine"), ".3f", False),
+    Column("shrinkage", "shrinkage", ("core", "shrinkage"), ".3f"),
     Column("dead", "dead", ("core", "dead_fraction"), ".1%", True),
     Column("delta_ce", "ΔCE", ("core", "delta_ce"), "+.3f", True),
     Column("kl", "KL", ("core", "kl"), ".3f", True),
@@ -48,6 +50,8 @@ COLUMNS = (
         "label_auc", "label AUC", ("label_scores", "scores", "label_auc", "median"), ".3f", False
     ),
 )
+
+_OURS = ("eval_result_unstructured", "monoscope")
 
 FRONTS = (("l0", "fvu"), ("l0", "delta_ce"), ("l0", "probe_1"), ("fvu", "probe_1"))
 """Pairs of figures worth a plot: across, up."""
@@ -112,19 +116,31 @@ def families_of(path: Path) -> dict[str, Any]:
             got="a folder" if path.is_dir() else exc,
             expected="a file written by `monoscope eval … --out FILE`",
         ) from exc
-    if isinstance(held, dict) and isinstance(held.get("figures"), dict):
-        held = held["figures"]  # as a stage of the demo keeps it
-    if isinstance(held, dict) and "fvu" in held and "baselines" in held:
-        return {"core": held}
-    try:
-        families = held["eval_result_unstructured"]["monoscope"]["families"]
-        families["core"]["fvu"]
-    except (KeyError, TypeError) as exc:
+    families = families_in(held)
+    if families is None:
         raise FormatError(
             f"{path} is no evaluation of monoscope's",
             expected="a file written by `eval --out`",
-        ) from exc
-    return dict(families)
+        )
+    return families
+
+
+def families_in(held: Any) -> dict[str, Any] | None:
+    """The figures by family in a result read from JSON; None if it is no result."""
+    if not isinstance(held, dict):
+        return None
+    if isinstance(held.get("figures"), dict):
+        held = held["figures"]  # as a stage of the demo keeps it
+    families = _at(held, (*_OURS, "families")) or {"core": held}
+    core = _at(families, ("core",))
+    whole = isinstance(core, Mapping) and "baselines" in core  # a run's own figures are none
+    return dict(families) if whole and isinstance(core.get("fvu"), int | float) else None
+
+
+def weights_in(held: Any) -> str | None:
+    """The hash of the weights that a result read from JSON says it is of; None if it does not."""
+    named = _at(held, (*_OURS, "key", "sae")) or _at(held, ("asked", "sae"))
+    return named if isinstance(named, str) else None
 
 
 def row(name: str, families: Mapping[str, Any]) -> Row:

@@ -1,6 +1,7 @@
 """The decoder's geometry: how alike its directions are, and how many dimensions they span.
 
-Pairwise cosines are computed a block of rows at a time, so nothing of size L×L is ever held.
+Pairwise cosines are computed a block of rows at a time, so nothing of size L×L is ever held. Of
+more than PAIRS of them, a sample of the rows is compared with all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from torch import Tensor
 from monoscope.evals.cache import Figures
 from monoscope.evals.material import Material
 
-VERSION = 1
+VERSION = 2
+PAIRS = 1 << 29
+"""Cosines that are computed of one matrix: all of them up to 23,170 rows."""
+
 _BLOCK = 1024
 _QUANTILES = (0.05, 0.5, 0.95, 0.99)
 
@@ -27,56 +31,69 @@ def run(material: Material) -> Figures:
     random = torch.randn(decoder.shape, generator=generator)
     cosine = F.cosine_similarity(encoder.float(), decoder.float(), dim=1)
     return {
-        "decoder": of_rows(decoder),
-        "encoder": of_rows(encoder),
-        "random": of_rows(random),
+        "decoder": of_rows(decoder, material.seed),
+        "encoder": of_rows(encoder, material.seed),
+        "random": of_rows(random, material.seed),
         "encoder_decoder_cosine": _quantiles(cosine.cpu().numpy()),
         "n_latents": len(decoder),
     }
 
 
-def of_rows(rows: Tensor) -> Figures:
+def of_rows(rows: Tensor, seed: int = 0) -> Figures:
     """Cosines between different rows [L,D], each row's largest, and the rows' effective rank.
 
-    max_cosine: over other rows, per row; mean_abs_cosine, rms_cosine over all pairs (√(1/D) for
-    random rows); effective_rank = exp(−Σ p log p), p = σ/Σσ (Roy & Vetterli 2007);
+    max_cosine: over other rows, per row; mean_abs_cosine, rms_cosine over pairs (√(1/D) for random
+    rows); n_compared: rows that all of these are of, each compared with every row, drawn by `seed`
+    where L² > PAIRS; effective_rank = exp(−Σ p log p), p = σ/Σσ (Roy & Vetterli 2007);
     participation_ratio = (Σσ²)²/Σσ⁴, both of the unit rows. Rows of length zero are left out.
     """
     unit = _unit(rows)
-    if len(unit) < 2:
-        return {"n_rows": len(unit), "max_cosine": None, "effective_rank": None}
-    largest = max_cosine(unit)
-    total = squares = 0.0
-    for start in range(0, len(unit), _BLOCK):
-        cosine = unit[start : start + _BLOCK] @ unit.T
-        total += float(cosine.abs().sum(dtype=torch.float64))
-        squares += float(cosine.square().sum(dtype=torch.float64))
     n = len(unit)
-    pairs = n * (n - 1)
+    if n < 2:
+        return {"n_rows": n, "n_compared": 0, "max_cosine": None, "effective_rank": None}
+    largest, total, squares = _compare(unit, _compared(n, seed))
+    pairs = len(largest) * (n - 1)
     sigma = torch.linalg.eigvalsh(unit.T.double() @ unit.double()).clamp_min(0).sqrt()
     p = sigma / sigma.sum()
     p = p[p > 0]
     return {
         "n_rows": n,
+        "n_compared": len(largest),
         "max_cosine": _quantiles(largest.numpy()),
         "share_max_cosine_over_0.9": float((largest > 0.9).double().mean()),
-        "mean_abs_cosine": (total - n) / pairs,
-        "rms_cosine": math.sqrt(max(squares - n, 0.0) / pairs),
+        "mean_abs_cosine": total / pairs,
+        "rms_cosine": math.sqrt(squares / pairs),
         "effective_rank": float((-(p * p.log()).sum()).exp()),
         "participation_ratio": float(sigma.square().sum() ** 2 / sigma.pow(4).sum()),
     }
 
 
-def max_cosine(rows: Tensor) -> Tensor:
-    """Each row's largest cosine with another row, [L]; rows [L,D] of any length but zero."""
-    unit = F.normalize(rows.detach().float(), dim=1)
-    parts = []
-    for start in range(0, len(unit), _BLOCK):
-        cosine = unit[start : start + _BLOCK] @ unit.T
-        own = torch.arange(len(cosine))
-        cosine[own, own + start] = -1
-        parts.append(cosine.amax(1))
-    return torch.cat(parts).cpu()
+def max_cosine(rows: Tensor) -> Tensor | None:
+    """Each row's largest cosine with another, [L]; rows [L,D], not zero. None where L² > PAIRS."""
+    if len(rows) ** 2 > PAIRS:
+        return None
+    return _compare(F.normalize(rows.detach().float(), dim=1), torch.arange(len(rows)))[0]
+
+
+def _compared(n: int, seed: int) -> Tensor:
+    if n**2 <= PAIRS:
+        return torch.arange(n)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: max(1, PAIRS // n)]
+
+
+def _compare(unit: Tensor, picked: Tensor) -> tuple[Tensor, float, float]:
+    """Of picked rows, cosines with all others: the largest of each, Σ|cos| and Σcos² of all."""
+    largest = []
+    total = squares = 0.0
+    for block in picked.to(unit.device).split(_BLOCK):
+        cosine = unit[block] @ unit.T
+        own = torch.arange(len(block)), block
+        cosine[own] = 0
+        total += float(cosine.abs().sum(dtype=torch.float64))
+        squares += float(cosine.square().sum(dtype=torch.float64))
+        cosine[own] = -1
+        largest.append(cosine.amax(1))
+    return torch.cat(largest).cpu(), total, squares
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class Material:
 
     train: makes further SAEs as this one was made, for stability, worlds and the random-weights
     control; where it is None these families say so. others: SAEs of the same site trained with
-    other seeds. atlas: folder of the SAE's atlas, for label scores.
+    other seeds. atlas: folder of the SAE's atlas, for label scores. beside: whether the family
+    "core" measures baselines too; the others always do.
     """
 
     sae: SAE
@@ -93,6 +94,7 @@ class Material:
     others: tuple[SAE, ...] = ()
     atlas: Path | None = None
     sizes: Sizes = CPU
+    beside: bool = True
     seed: int = 0
     bootstrap: int = 1000
     cache: Cache = field(default_factory=lambda: Cache(None))

@@ -1,4 +1,4 @@
-"""The one schema of an evaluation: what `evaluate` returns and `result.json` holds.
+"""The core figures of an evaluation: what `evaluate` returns, the family "core" of a result file.
 
 Every number carries its definition as the field's description; a figure that was not measured, or
 that has no meaning on these tokens, is None (JSON null), never a stand-in number.
@@ -6,12 +6,9 @@ that has no meaning on these tokens, is None (JSON null), never a stand-in numbe
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from monoscope.files import write_atomic
 
 Interval = tuple[float, float]
 
@@ -74,10 +71,3 @@ class Result(_Figures):
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON values."""
         return self.model_dump(mode="json")
-
-    def write(self, path: str | Path) -> None:
-        """Write the result to `path` as JSON, in one step.
-
-        Raises OutputError if the place cannot be written.
-        """
-        write_atomic(path, self.model_dump_json(indent=2) + "\n")

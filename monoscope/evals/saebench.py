@@ -1,4 +1,4 @@
-"""The result of a suite as SAEBench's own output: its keys exactly, ours under the free one.
+"""The result of an evaluation as SAEBench's own output: its keys exactly, ours under the free one.
 
 `eval_result_metrics` and `eval_result_details` are those of SAEBench 0.6's core evaluation, filled
 with our definitions (docs/evaluation.md names each difference); `eval_result_unstructured` holds
@@ -105,15 +105,24 @@ def output(
                 "version": __version__,
                 "suite": suite,
                 "key": key,
-                "not_saebench": [name for name, block in metrics.items() if None in block.values()],
+                "not_saebench": _refused(metrics, families["saebench"]["latents"]),
                 "families": extra,
             }
         },
     }
 
 
+def _refused(metrics: Mapping[str, Mapping[str, Any]], latents: list[Figures]) -> list[str]:
+    """The blocks that hold a null, where SAEBench's classes demand a number."""
+    named = [name for name, block in metrics.items() if None in block.values()]
+    return named + ["eval_result_details"] * any(None in row.values() for row in latents)
+
+
 def _latents(material: Material) -> list[Figures]:
-    """SAEBench's row of each latent that fired; their heuristic is a mean over its documents."""
+    """SAEBench's row of each latent that fired; their heuristic is a mean over its documents.
+
+    Largest cosines are null for an SAE of more latents than can all be compared.
+    """
     sae = material.sae
     counts = density.count(material)
     encoder, decoder = sae.W_enc.detach().float(), sae.W_dec.detach().float()
@@ -130,8 +139,8 @@ def _latents(material: Material) -> list[Figures]:
                 "encoder_bias": float(bias[i]),
                 "encoder_norm": float(norms[i]),
                 "encoder_decoder_cosine_sim": float(own[i]),
-                "max_decoder_cosine_sim": float(most_decoder[i]),
-                "max_encoder_cosine_sim": float(most_encoder[i]),
+                "max_decoder_cosine_sim": None if most_decoder is None else float(most_decoder[i]),
+                "max_encoder_cosine_sim": None if most_encoder is None else float(most_encoder[i]),
             }
         )
     return rows

@@ -13,8 +13,8 @@ from typing import Any
 from monoscope import __version__
 from monoscope.artifact.checks import weights_hash
 from monoscope.errors import ConfigError, OutputError, TrainingError
-from monoscope.evals import evaluate
 from monoscope.evals.cache import Cache
+from monoscope.evals.run import evaluate
 from monoscope.files import require_folder, write_atomic
 from monoscope.locks import folder_lock
 from monoscope.sae import SAE

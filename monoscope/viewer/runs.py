@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from monoscope.evals import compare
 from monoscope.viewer import found
 from monoscope.viewer.found import Found, read_json
 
@@ -94,11 +95,9 @@ def evaluation(folder: Path, root: Found) -> tuple[Path, dict[str, Any]] | None:
     for place in filter(None, (folder, beside)):
         for name in found.EVALS:
             told = read_json(place / name)
-            figures = (told or {}).get("figures", told)
-            if not isinstance(figures, dict) or not isinstance(figures.get("fvu"), int | float):
-                continue
-            if place == folder or _is_of(folder, told or {}, root):
-                return place / name, figures
+            families = compare.families_in(told)
+            if families and (place == folder or _is_of(folder, told, root)):
+                return place / name, families["core"]
     return None
 
 
@@ -155,8 +154,8 @@ def _first(rows: list[Mapping[str, Any]], name: str, least: int) -> int | None:
     return next(found, None)
 
 
-def _is_of(folder: Path, told: Mapping[str, Any], root: Found) -> bool:
-    named = (told.get("asked") or {}).get("sae")
+def _is_of(folder: Path, told: Any, root: Found) -> bool:
+    named = compare.weights_in(told)
     if named is not None:
         return bool(named == found.weights_hash(folder))
     return [run for run in root.runs if run.parent == folder.parent] == [folder]

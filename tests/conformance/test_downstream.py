@@ -12,7 +12,7 @@ from monoscope.artifact import load_sae
 from monoscope.data.harvest import collect
 from monoscope.data.store import ActivationStore
 from monoscope.errors import ConfigError
-from monoscope.evals import evaluate
+from monoscope.evals.run import evaluate
 from monoscope.features.index import index
 from monoscope.lm.protocol import Positions
 from monoscope.sae.recipes import RECIPES

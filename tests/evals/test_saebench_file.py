@@ -1,4 +1,4 @@
-"""Files that `eval --suite` wrote, read by SAEBench's own classes: taken, or refused as said."""
+"""Files that `eval --out` wrote, read by SAEBench's own classes: taken, or refused as said."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def as_saebench(path):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What `eval --suite core` wrote of a small SAE, with the embedded model and without."""
+    """What `eval` wrote of a small SAE: with the embedded model, without, and as a suite."""
     if not PYTHON.exists():
         pytest.skip("no .venv-peers-bench: run make test-peers")
     out = tmp_path_factory.mktemp("suite")
@@ -36,16 +36,21 @@ def results(tmp_path_factory):
         held_out=0.3,
     )  # fmt: skip
     ms.train(store, d_sae=256, k=16, n_tokens=8_000, batch_size=256, out=out / "sae")
-    for name, more in (("with", ["--splice-tokens", "300"]), ("without", ["--no-model"])):
-        verb = ["eval", str(out / "sae"), "--store", str(out / "store"), "--suite", "core"]
+    wanted = {
+        "with": ["--splice-tokens", "300"],
+        "without": ["--no-model"],
+        "core": ["--no-model", "--suite", "core"],
+    }
+    for name, more in wanted.items():
+        verb = ["eval", str(out / "sae"), "--store", str(out / "store")]
         told = ["--fresh", "--bootstrap", "20", "--out", str(out / f"{name}.json")]
         with pytest.raises(SystemExit) as left:
             cli.main([*verb, *told, *more])
         assert left.value.code in (0, None)
-    return {name: out / f"{name}.json" for name in ("with", "without")}
+    return {name: out / f"{name}.json" for name in wanted}
 
 
-def test_a_suites_result_is_saebench_output_key_by_key(results):
+def test_a_result_is_saebench_output_key_by_key(results):
     """Read with SAEBench's own class and written again, nothing is lost, added or changed."""
     told = json.loads(results["with"].read_text())
     read = as_saebench(results["with"])
@@ -56,9 +61,10 @@ def test_a_suites_result_is_saebench_output_key_by_key(results):
     assert len(told["eval_result_details"]) > 100
 
 
-def test_what_saebench_refuses_is_what_the_file_says_it_will(results):
-    told = json.loads(results["without"].read_text())
-    read = as_saebench(results["without"])
+@pytest.mark.parametrize("name", ["without", "core"])
+def test_what_saebench_refuses_is_what_the_file_says_it_will(results, name):
+    told = json.loads(results[name].read_text())
+    read = as_saebench(results[name])
     named = told["eval_result_unstructured"]["monoscope"]["not_saebench"]
     assert read["refused"] == sorted(named) == [
         "model_behavior_preservation", "model_performance_preservation",

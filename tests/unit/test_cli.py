@@ -130,7 +130,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path, ar
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("more", [(), ("--suite", "core"), ("--suite", "core", "--other", "b")])
+@pytest.mark.parametrize("more", [(), ("--suite", "core"), ("--suite", "cpu", "--other", "b")])
 def test_eval_puts_every_sae_on_the_device_that_was_named(monkeypatch, tmp_path, more):
     """Not the model alone: `encode` refuses activations on another device than the weights'."""
 
@@ -154,7 +154,7 @@ def test_eval_puts_every_sae_on_the_device_that_was_named(monkeypatch, tmp_path,
     assert set(moved) == {"cuda:1"}
 
 
-@pytest.mark.parametrize("verb", ["eval", "suite", "index", "train"])
+@pytest.mark.parametrize("verb", ["eval", "index", "train"])
 @pytest.mark.parametrize("complete", [False, True])
 def test_a_store_whose_harvest_did_not_finish_is_said_to_be_that(
     monkeypatch, capsys, verb, complete
@@ -172,10 +172,8 @@ def test_a_store_whose_harvest_did_not_finish_is_said_to_be_that(
     monkeypatch.setattr("monoscope.data.store.ActivationStore.open", lambda path: held)
     sae = SimpleNamespace(to=lambda place: sae)
     monkeypatch.setattr("monoscope.artifact.load_sae", lambda path: sae)
-    for room, work in (
-        ("evals", "evaluate"), ("evals.suite", "run_suite"), ("features.index", "index"),
-        ("train", "train"),
-    ):  # fmt: skip
+    works = (("evals.suite", "run_suite"), ("features.index", "index"), ("train", "train"))
+    for room, work in works:
         monkeypatch.setattr(importlib.import_module(f"monoscope.{room}"), work, reach)
     with pytest.raises(Reached):
         if verb == "train":
@@ -183,7 +181,7 @@ def test_a_store_whose_harvest_did_not_finish_is_said_to_be_that(
         elif verb == "index":
             build.index("a", "s", "out", no_model=True)
         else:
-            assess.evaluate("a", "s", no_model=True, suite="core" if verb == "suite" else None)
+            assess.evaluate("a", "s", no_model=True)
     said = "the store s is unfinished: 65,536 of 600,000 tokens; run collect again"
     assert (said in capsys.readouterr().err) == (not complete)
 
@@ -191,7 +189,10 @@ def test_a_store_whose_harvest_did_not_finish_is_said_to_be_that(
 def asked(flags):
     """What `eval` is called with for these flags."""
     named = dict(zip(flags[::2], flags[1::2], strict=True))
-    return {"suite": named.get("--suite"), "other": [v for v in [named.get("--other")] if v]}
+    return {
+        "suite": named.get("--suite", "quick"),
+        "other": [v for v in [named.get("--other")] if v],
+    }
 
 
 def test_json_is_one_object_whatever_libraries_print(capsys, monkeypatch):

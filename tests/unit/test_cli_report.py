@@ -50,9 +50,12 @@ def test_report_sets_saes_side_by_side(capsys, results, tmp_path):
     ("args", "said"),
     [
         (("report", "nowhere.json"), "cannot read the result nowhere.json"),
-        (("eval", "s", "--store", "t", "--fresh"), "--fresh belongs to a suite. Add --suite cpu."),
-        (("eval", "s", "--store", "t", "--atlas", "a"), "--atlas belongs to a suite"),
-        (("eval", "s", "--store", "t", "--suite", "cpu", "--no-baselines"), "has its baselines"),
+        (("eval", "s", "--store", "t", "--atlas", "a"), "--atlas is read by the larger suites"),
+        (
+            ("eval", "s", "--store", "t", "--other", "a", "--suite", "core"),
+            "got --suite core. Use --suite cpu.",
+        ),
+        (("eval", "s", "--store", "t", "--suite", "cpu", "--no-baselines"), "is for the quick"),
         (("eval", "nowhere", "--store", "t", "--suite", "core"), "nowhere"),
     ],
 )
@@ -92,15 +95,45 @@ def test_report_of_several_has_the_baselines_of_each_below_and_in_json(capsys, t
     assert told["ci"]["a"]["fvu"] == [0.19, 0.21] and told["ci"]["a"]["l0"] is None
 
 
-def test_eval_prints_the_interval_of_every_figure_that_has_one(capsys, monkeypatch):
-    base = {"fvu": 0.7, "l0": 32.0, "delta_ce": None, "kl": None, "ci": {"fvu": (0.69, 0.71)}}
-    told = {**FIGURES, "ci": {"fvu": (0.19, 0.21)}, "baselines": {"pca": base}, "provenance": {}}
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Runs of `eval` in which the suite is what is asked for, and its result one made up."""
+    asked = []
+    told = {**FIGURES, "ci": {"fvu": (0.19, 0.21)}, "n_splice_tokens": 0, "dead_window_tokens": 50}
+    base = {**FIGURES, "fvu": 0.7, "delta_ce": None, "ci": {"fvu": (0.69, 0.71)}}
+    core = {**told, "baselines": {"pca": base}, "provenance": {}}
+
+    def run_suite(material, suite, **more):
+        asked.append((suite, material.beside))
+        ours = {"families": {"core": core}, "not_saebench": ["sparsity"]}
+        return {"eval_type_id": "core", "eval_result_unstructured": {"monoscope": ours}}
+
     sae = SimpleNamespace(to=lambda place: sae)
     monkeypatch.setattr("monoscope.artifact.load_sae", lambda path: sae)
     monkeypatch.setattr("monoscope.cli.assess.open_store", lambda path: None)
-    result = SimpleNamespace(to_json=lambda: told)
-    monkeypatch.setattr("monoscope.evals.evaluate", lambda *args, **kwargs: result)
+    monkeypatch.setattr("monoscope.evals.suite.run_suite", run_suite)
+    return asked
+
+
+def test_eval_shows_baselines_intervals_and_what_was_looked_at(capsys, evaluated):
     _, out, _ = run(capsys, "eval", "s", "--store", "t", "--no-model")
     lines = [line.split() for line in out.splitlines()]
-    assert ["fvu", "0.2", "(0.19", "to", "0.21)"] in lines and ["l0", "32"] in lines
-    assert "pca (baseline): fvu 0.7 (0.69 to 0.71), l0 32" in out
+    at = lines.index(["FVU", "0.200", "0.700"])
+    assert lines[at + 1] == ["0.190–0.210", "0.690–0.710"]
+    assert "9 held-out tokens of 2 documents, 0 through the model; dead: silent in 50 tokens" in out
+    assert "SAEBench demands numbers where null is: sparsity" in out
+    run(capsys, "eval", "s", "--store", "t", "--no-model", "--no-baselines")
+    assert evaluated == [("quick", True), ("quick", False)]
+
+
+def test_eval_writes_one_schema_and_prints_figures_or_the_whole(capsys, evaluated, tmp_path):
+    """--out is SAEBench's always; --json the core figures alone, or the result of a named suite."""
+    told = {}
+    for suite in ("quick", "core"):
+        file = tmp_path / f"{suite}.json"
+        verb = ("eval", "s", "--store", "t", "--no-model", "--suite", suite)
+        _, out, _ = run(capsys, *verb, "--out", str(file), "--json")
+        told[suite] = json.loads(out)
+        assert json.loads(file.read_text())["eval_type_id"] == "core"
+    assert told["quick"]["fvu"] == 0.2 and "eval_type_id" not in told["quick"]
+    assert told["core"] == json.loads((tmp_path / "core.json").read_text())

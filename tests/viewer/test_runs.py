@@ -99,7 +99,7 @@ def test_curves_are_thinned_and_keep_their_end(client: TestClient, home: Path) -
 def test_damaged_files_are_no_server_error(client: TestClient, home: Path) -> None:
     folder = make_run(home / "a", event(1, loss=float("nan")), "not json\n", "[1]\n", event(2))
     (folder / "run.json").write_text('{"config": 7, "metrics": [], "status": NaN}')
-    (folder / "eval.json").write_text('{"figures": {"fvu": Infinity, "ci": null}}')
+    (folder / "eval.json").write_text('{"figures": {"fvu": Infinity, "ci": null, "baselines": {}}}')
     make_run(home / "b")
     (home / "b" / "run.json").write_text("[")
     for path in ("", "/one?id=a", "/curve?id=a", "/one?id=b", "/curve?id=b"):
@@ -132,11 +132,23 @@ def test_an_evaluation_beside_two_runs_goes_to_the_sae_it_names(slide: Path) -> 
     assert runs.evaluation(slide / "sae-small", seen) is None
 
 
+def test_a_file_that_eval_wrote_goes_to_the_sae_it_names(slide: Path) -> None:
+    seen = found.look(slide)
+    core = json.loads((slide / "eval.json").read_text())["figures"]
+    for sae, whose in (("sae-small", "sae-small"), ("sae", "sae")):
+        ours = {"key": {"sae": found.weights_hash(slide / sae)}, "families": {"core": core}}
+        told = {"eval_type_id": "core", "eval_result_unstructured": {"monoscope": ours}}
+        (slide / "eval.json").write_text(json.dumps(told))
+        measured = {name: runs.evaluation(slide / name, seen) for name in ("sae", "sae-small")}
+        assert measured.pop(whose) == (slide / "eval.json", core)
+        assert list(measured.values()) == [None]
+
+
 def test_an_evaluation_that_names_no_sae_goes_to_the_only_run(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "one" / "sae", status="finished")
-    (folder.parent / "eval.json").write_text('{"fvu": 0.5}')
+    (folder.parent / "eval.json").write_text('{"fvu": 0.5, "baselines": {}}')
     measured = runs.evaluation(folder, found.look(tmp_path))
-    assert measured == (folder.parent / "eval.json", {"fvu": 0.5})
+    assert measured == (folder.parent / "eval.json", {"fvu": 0.5, "baselines": {}})
     make_run(tmp_path / "one" / "other", status="finished")
     assert runs.evaluation(folder, found.look(tmp_path)) is None
 

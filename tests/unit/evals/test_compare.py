@@ -58,7 +58,14 @@ def test_both_kinds_of_results_and_the_demos_are_read(tmp_path):
     assert [r.name for r in rows] == ["a", "b", "c"]
     assert [r.figures["fvu"] for r in rows] == [0.2, 0.1, 0.3]
     assert rows[1].figures["rank"] == 7 and rows[0].figures["rank"] is None
-    assert [c.key for c in compare.shown(rows)] == ["fvu", "l0", "dead", "rank"]
+    assert [c.key for c in compare.shown(rows)] == [
+        "fvu",
+        "l0",
+        "cosine",
+        "shrinkage",
+        "dead",
+        "rank",
+    ]
     assert rows[0].cells()[compare.COLUMNS.index(compare.column("kl"))] == "–"
 
 

@@ -29,6 +29,24 @@ def test_cosines_against_the_whole_matrix(monkeypatch):
     assert found["participation_ratio"] == pytest.approx(ratio, rel=1e-5)
 
 
+def test_of_too_many_rows_a_sample_is_compared_with_all(monkeypatch):
+    rows = torch.randn(40, 12, generator=torch.Generator().manual_seed(0))
+    whole = geometry.of_rows(rows)
+    monkeypatch.setattr(geometry, "PAIRS", 40 * 40 - 1)  # 39 rows of 40
+    found = [geometry.of_rows(rows, seed) for seed in (0, 0, 1)]
+    assert whole["n_compared"] == 40 and found[0]["n_compared"] == 39
+    assert found[0] == found[1] != found[2]
+    assert found[0]["rms_cosine"] == pytest.approx(whole["rms_cosine"], rel=0.05)
+    assert found[0]["effective_rank"] == whole["effective_rank"]
+    unit = rows.double() / rows.double().norm(dim=1, keepdim=True)
+    cosine = (unit @ unit.T).fill_diagonal_(-1)
+    picked = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:39]
+    most = float(cosine[picked].amax(1).mean())
+    assert found[2]["max_cosine"]["mean"] == pytest.approx(most, rel=1e-5)
+    assert geometry.max_cosine(rows) is None
+    assert geometry.max_cosine(rows[:39]) is not None
+
+
 def test_known_ranks():
     assert geometry.of_rows(torch.eye(9))["effective_rank"] == pytest.approx(9, rel=1e-6)
     one = geometry.of_rows(torch.ones(5, 9))

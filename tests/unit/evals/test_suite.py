@@ -269,6 +269,32 @@ def test_without_a_model_what_needs_one_is_null_and_says_so(material):
     ]  # fmt: skip
 
 
+def test_the_quick_suite_is_saebench_output_without_baselines_if_so_asked(material, lm, tmp_path):
+    cache = Cache(tmp_path)
+    alone, beside = (
+        suite.run_suite(dataclasses.replace(material, lm=lm, beside=wanted, cache=cache))
+        for wanted in (False, True)
+    )
+    cores = [
+        told["eval_result_unstructured"]["monoscope"]["families"]["core"]
+        for told in (alone, beside)
+    ]
+    assert cores[0]["baselines"] == {} != cores[1]["baselines"]
+    assert cores[0]["fvu"] == cores[1]["fvu"]
+    assert alone["eval_result_metrics"] == beside["eval_result_metrics"]
+    assert set(alone["eval_result_metrics"]) == set(SAEBENCH)
+
+
+def test_of_more_latents_than_can_all_be_compared_the_rows_say_null(material, monkeypatch):
+    monkeypatch.setattr("monoscope.evals.geometry.PAIRS", 23 * 23)
+    told = suite.run_suite(material)
+    assert {row["max_decoder_cosine_sim"] for row in told["eval_result_details"]} == {None}
+    ours = told["eval_result_unstructured"]["monoscope"]
+    assert "eval_result_details" in ours["not_saebench"]
+    assert ours["families"]["geometry"]["decoder"]["n_compared"] == 22
+    assert told["eval_result_metrics"]["misc_metrics"]["average_max_decoder_cosine_sim"] is not None
+
+
 # ------------------------------------------------------------------ the cache
 
 

@@ -24,7 +24,7 @@ from monoscope.data.harvest import collect
 from monoscope.data.live import Live, LiveStream
 from monoscope.data.store import ActivationStore
 from monoscope.errors import ConfigError, MismatchError
-from monoscope.evals import evaluate
+from monoscope.evals.run import evaluate
 from monoscope.sae import SAE
 from monoscope.sites import Site
 from monoscope.sweep import fit_law, result, sweep

@@ -18,7 +18,7 @@ from monoscope.cli import app
 from monoscope.data.harvest import collect
 from monoscope.data.store import ActivationStore
 from monoscope.errors import ConfigError, MismatchError, OutputError
-from monoscope.evals import evaluate
+from monoscope.evals.run import evaluate
 from monoscope.sweep import run, sweep
 from monoscope.train import grid, train
 from tests.unit.data.fake_lm import FakeLM, make_corpus

@@ -52,7 +52,7 @@ function Body({ run, root }) {
 function Evaluation({ measured }) {
   if (!measured) {
     return html`<${Empty} title="Not evaluated yet">Measure it on held-out documents, beside baselines:
-      <code>monoscope eval SAE --store STORE --json > SAE/eval.json</code><//>`;
+      <code>monoscope eval SAE --store STORE --out SAE/eval.json</code><//>`;
   }
   const { figures } = measured;
   const shown = MEASURES.filter(([key]) => figures[key] !== undefined);
