@@ -50,7 +50,6 @@ class _Core:
     def run(material: Material) -> Figures:
         sizes = material.sizes
         inside = None if material.lm is None else downstream.of(material).by_document()
-        material.tell("core: reconstruction and baselines", 0, 1)
         return evaluate(
             material.sae,
             material.store,
@@ -61,6 +60,7 @@ class _Core:
             bootstrap=material.bootstrap,
             seed=material.seed,
             dead_tokens=sizes.dead_tokens,
+            progress=partial(material.tell, "core: reconstruction and baselines"),
             inside=inside,
         ).to_json()
 
