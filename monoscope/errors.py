@@ -105,6 +105,12 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 def require_version(where: object, version: object, newest: int) -> None:
     """Raise FormatError unless a file's schema version is one that this monoscope can read."""
+    if version is None:
+        raise FormatError(
+            f"{where} does not say its schema_version",
+            expected=f"at most {newest}",
+            hint="It is damaged, or no file of monoscope's.",
+        )
     if not isinstance(version, int) or version > newest:
         raise FormatError(
             f"{where} was written by a newer monoscope",

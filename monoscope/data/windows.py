@@ -43,7 +43,6 @@ class CaptureLM(Protocol):
     def pad_id(self) -> int: ...
     def width(self, site: Site) -> int: ...
     def encode(self, texts: Sequence[str]) -> Sequence[Encoding]: ...
-    def capture(self, ids: Tensor, mask: Tensor, site: Site) -> Tensor: ...
     def capture_many(self, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> list[Tensor]: ...
 
 
@@ -178,9 +177,7 @@ def capture_tokens_many(
     n_prefix = len(lm.prefix_ids)
     for batch in batches:
         ids, mask = _rows(lm, token_ids, batch)
-        one = len(sites) == 1
-        found = [lm.capture(ids, mask, sites[0])] if one else lm.capture_many(ids, mask, sites)
-        xs = [x[:, n_prefix:].to("cpu") for x in found]
+        xs = [x[:, n_prefix:].to("cpu") for x in lm.capture_many(ids, mask, sites)]
         if not acts:
             acts = [torch.empty(token_ids.numel(), x.shape[-1], dtype=x.dtype) for x in xs]
         for x, put in zip(xs, acts, strict=True):

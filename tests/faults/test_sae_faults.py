@@ -42,7 +42,7 @@ def weighed(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> 
     [
         ("{", r"cannot read .*sae\.json"),
         ("[1]", r"sae\.json is damaged: got list; expected a JSON object"),
-        ("{}", "newer monoscope: got schema_version None; expected at most 1"),
+        ("{}", "does not say its schema_version: expected at most 1"),
         ('{"schema_version": 2}', "newer monoscope: got schema_version 2; expected at most 1"),
         ('{"schema_version": 1}', r"sae\.json is damaged: got no config or provenance"),
     ],

@@ -113,11 +113,11 @@ def test_a_process_that_is_killed_resumes_to_the_same_bytes(whole, tmp_path):
         "import sys, time\n"
         "from tests.faults.test_store_faults import harvest\n"
         "from tests.unit.data.fake_lm import FakeLM\n"
-        "capture = FakeLM.capture\n"
+        "capture = FakeLM.capture_many\n"
         "def slow(self, *args):\n"
         "    time.sleep(0.03)\n"
         "    return capture(self, *args)\n"
-        "FakeLM.capture = slow\n"
+        "FakeLM.capture_many = slow\n"
         "harvest(sys.argv[1])\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -37,7 +37,8 @@ class FakeLM:
     identity: dict[str, str] = field(
         default_factory=lambda: {"model": "fake", "weights": "w0", "tokenizer": "t0"}
     )
-    shapes: list[tuple[int, int]] = field(default_factory=list)
+    shapes: list[tuple[int, int]] = field(default_factory=list)  # of the captures asked for, and
+    asked: list[tuple[str, ...]] = field(default_factory=list)  # at which sites
     encoded_chars: int = 0
     fail_after: int | None = None  # captures before a simulated crash
 
@@ -52,14 +53,19 @@ class FakeLM:
         found = list(re.finditer(r"\s*\S+|\s+$", text))
         return Tokens([token_id(m[0].strip()) for m in found], [m.end() for m in found])
 
-    def capture(self, ids: Tensor, mask: Tensor, site: Site) -> Tensor:
+    def capture_many(self, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> list[Tensor]:
         assert ids.shape == mask.shape
         assert mask.dtype == torch.bool
         assert ids.shape[1] <= self.context_length
         if self.fail_after is not None and len(self.shapes) >= self.fail_after:
             raise ConnectionError("the machine went away")
         self.shapes.append(tuple(ids.shape))
-        return self.activations(ids)
+        self.asked.append(tuple(str(site) for site in sites))
+        x = self.activations(ids)
+        return [self.at(site, ids, x) for site in sites]
+
+    def at(self, site: Site, ids: Tensor, x: Tensor) -> Tensor:
+        return x
 
     def activations(self, ids: Tensor) -> Tensor:
         x = TABLE[ids]
@@ -76,15 +82,11 @@ class SitedLM(FakeLM):
             raise SiteError(f"the model has no layer {site.layer}", got=site)
         return D + 2 * site.layer
 
-    def capture(self, ids: Tensor, mask: Tensor, site: Site) -> Tensor:
-        return self.capture_many(ids, mask, [site])[0]
-
-    def capture_many(self, ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> list[Tensor]:
-        x = super().capture(ids, mask, sites[0])
-        sunk = (ids == SINK).unsqueeze(-1)
+    def at(self, site: Site, ids: Tensor, x: Tensor) -> Tensor:
+        if not site.layer:
+            return x
         deeper = torch.cat([x, x[..., :2].square()], -1).flip(-1) - 1
-        deeper = torch.where(sunk, deeper.sign(), deeper)
-        return [deeper if site.layer else x for site in sites]
+        return torch.where((ids == SINK).unsqueeze(-1), deeper.sign(), deeper)
 
 
 def token_id(word: str) -> int:

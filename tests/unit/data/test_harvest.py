@@ -419,12 +419,12 @@ class LlamaLM(FakeLM):
     def width(self, site):
         return 24
 
-    def capture(self, ids, mask, site):
+    def capture_many(self, ids, mask, sites):
         with torch.no_grad():
             states = self.model(
                 ids, attention_mask=mask.long(), output_hidden_states=True
             ).hidden_states
-        return states[site.layer + 1]
+        return [states[site.layer + 1] for site in sites]
 
 
 def test_stored_rows_are_the_hidden_states_of_a_real_model(tmp_path, tiny_llama):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from monoscope.data.corpus import Document
 from monoscope.data.live import Live
 from monoscope.errors import ConfigError, CorpusError, DataError, MismatchError
 from monoscope.sae import SAE
+from monoscope.sites import Site
 from monoscope.train import grid, train
-from tests.unit.data.fake_lm import D, FakeCorpus, FakeLM, by_hand, make_corpus
+from tests.unit.data.fake_lm import FakeCorpus, FakeLM, by_hand, make_corpus
 
 SITE = "resid_post.0"
 SMALL = {
@@ -93,13 +95,13 @@ def test_the_next_block_is_captured_while_this_one_is_given() -> None:
     """The consumer never asks for it: the capture happens in another thread, one block ahead."""
     lm = FakeLM()
     inside: list[str] = []
-    before = lm.capture
+    before = lm.capture_many
 
-    def capture(ids: Tensor, mask: Tensor, site: object) -> Tensor:
+    def capture_many(ids: Tensor, mask: Tensor, sites: Sequence[Site]) -> list[Tensor]:
         inside.append(threading.current_thread().name)
-        return before(ids, mask, site)  # type: ignore[arg-type]
+        return before(ids, mask, sites)
 
-    lm.capture = capture  # type: ignore[method-assign]
+    lm.capture_many = capture_many  # type: ignore[method-assign]
     stream = live(make_corpus(60), lm).stream(4, seed=0)
     next(stream)
     assert stream._ahead is not None
@@ -162,7 +164,7 @@ def test_what_cannot_be_read_is_refused() -> None:
     with pytest.raises(CorpusError, match="no token that can be kept"):
         next(live(FakeCorpus([Document("<eos> <eos>", {})]), held_out=0.0).stream(2, 0))
     lm = FakeLM()
-    lm.capture = lambda ids, mask, site: torch.full((*ids.shape, D), torch.nan)  # type: ignore[method-assign]
+    lm.at = lambda site, ids, x: x * torch.nan  # type: ignore[method-assign]
     with pytest.raises(DataError, match="NaN or Inf"):
         next(live(make_corpus(9), lm).stream(2, 0))
 
