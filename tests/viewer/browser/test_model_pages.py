@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import expect
 
 import monoscope as ms
-from tests.viewer.browser.clipboard import CLIPBOARD
+from tests.viewer.browser.clipboard import CLIPBOARD, copied
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 STEERED, DEFAULT = ".ans.steered", ".ans.default"
@@ -59,10 +59,8 @@ def test_steer_by_slider_then_the_link_shows_the_same_elsewhere(fresh, latent):
     assert page.locator(f"{DEFAULT} .t.lit").count() == 0
     costs = page.locator(".costs dd").all_inner_texts()
     assert not any("–" in cost for cost in costs)
-    page.get_by_role("button", name="Copy link").click()
-    link = page.evaluate("() => navigator.clipboard.readText()")
     other = fresh()
-    other.goto(link)
+    other.goto(copied(page, "Copy link"))
     assert written(other) == (default, steered)
     expect(other.get_by_role("slider", name=f"Strength of feature {latent}")).to_have_value("1.5")
     expect(other.get_by_role("combobox", name="Where feature")).to_have_value("generated")
@@ -75,8 +73,7 @@ def test_what_is_copied_runs_and_says_the_same(fresh, latent, tmp_path, kind):
     edits = f"{latent}=set:3max@generated,~{latent}=ablate"
     page.goto(lab(p='It\'s "so" $HOME\nI think', n=8, e=edits, run=1))
     _, steered = written(page)
-    page.get_by_role("button", name=kind).click()
-    text = page.evaluate("() => navigator.clipboard.readText()")
+    text = copied(page, kind)
     if kind == "Copy Python":
         script = tmp_path / "copied.py"
         script.write_text(text, encoding="utf-8")
@@ -94,10 +91,8 @@ def test_what_is_copied_runs_and_says_the_same(fresh, latent, tmp_path, kind):
 def test_the_command_beside_a_feature_keeps_a_dash(fresh, latent):
     page = fresh(**CLIPBOARD)
     page.goto(f"/f/{latent}")
-    box = page.locator(".try-it")
-    box.get_by_role("textbox").fill("-5 it's")
-    box.get_by_role("button", name="Copy command").click()
-    words = shlex.split(page.evaluate("() => navigator.clipboard.readText()"))
+    page.locator(".try-it").get_by_role("textbox").fill("-5 it's")
+    words = shlex.split(copied(page, "Copy command", within=".try-it"))
     assert "--prompt=-5 it's" in words
 
 
