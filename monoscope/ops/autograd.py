@@ -112,6 +112,25 @@ class _SquaredDistance(torch.autograd.Function):
         return None, error * (2 * grad)
 
 
+class _HuberDistance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, x_hat: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        error = x_hat - x
+        squares = torch.linalg.vecdot(error, error)
+        norms = squares.sqrt().clamp_min(torch.finfo(squares.dtype).tiny)
+        pull = (share * norms.median() / norms).clamp_max(1)
+        ctx.save_for_backward(error, pull)
+        squared = squares.sum()
+        ctx.mark_non_differentiable(squared)
+        return torch.dot(squares, pull * (2 - pull)), squared
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        error, pull = ctx.saved_tensors
+        return None, error * (2 * grad * pull).unsqueeze(1), None
+
+
 class _NestedDistances(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, parts: Tensor, b_dec: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,6 +164,16 @@ def squared_distance(x: Tensor, x_hat: Tensor) -> Tensor:
     """Σ‖x − x̂‖² over all tokens; x is data and gets no gradient."""
     out: Tensor = _SquaredDistance.apply(x.detach(), x_hat)
     return out
+
+
+def huber_distance(x: Tensor, x_hat: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Σ h(‖x − x̂‖) over all tokens, and Σ‖x − x̂‖², which carries no gradient; x gets none.
+
+    h(r) = r² up to δ and δ(2r − δ) beyond (Huber 1964), where the gradient is no longer than at δ;
+    δ = share × the median of ‖x − x̂‖ over the batch, taken as a constant.
+    """
+    loss, squared = _HuberDistance.apply(x.detach(), x_hat, share)
+    return loss, squared
 
 
 def encode_values(

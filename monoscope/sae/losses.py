@@ -11,6 +11,7 @@ from torch import Tensor
 from monoscope.ops import make_encoder
 from monoscope.ops.autograd import (
     decode_values,
+    huber_distance,
     nested_distances,
     squared_distance,
     take_rows,
@@ -34,6 +35,18 @@ def relative_error(x: Tensor, x_hat: Tensor, spread: Tensor | None = None) -> Te
     spread: Σ‖x − x̄‖², where it is known.
     """
     return squared_distance(x, x_hat) / (spread_of(x) if spread is None else spread)
+
+
+def huber_error(
+    x: Tensor, x_hat: Tensor, share: float, spread: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Σ h(‖x − x̂‖) / Σ‖x − x̄‖² with Huber's h, and the batch's FVU, which carries no gradient.
+
+    A token beyond share × the batch's median error pulls no harder than one there.
+    """
+    loss, squared = huber_distance(x, x_hat, share)
+    whole = spread_of(x) if spread is None else spread
+    return loss / whole, squared / whole
 
 
 def spread_of(x: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ class Recipe:
     """Which parts a recipe is made of, and its defaults.
 
     The parts:
-    reconstruction, sparsity, auxiliary: the loss terms (losses.py).  decoder: "unit" keeps rows at
+    reconstruction, sparsity, auxiliary: the loss terms (losses.py).  huber: a token whose error is
+    more than this many times the batch's median pulls no harder than one there; 0: each as far as
+    its error.  decoder: "unit" keeps rows at
     norm 1, "free" leaves them.  resample: restart dead latents (Bricken 2023).
     rows: decoder rows start as random directions or as data points; init_norm: their norm.
     whitening: rows from data points are multiplied by C^(−whitening/2), C the data's covariance.
@@ -25,14 +27,15 @@ class Recipe:
     None leaves them at 0.  bottleneck: d_sae must be smaller than d_in.
 
     Defaults of settings (TrainConfig says what each is); None: does not go with the recipe.
-    threshold_lr: how much faster jumprelu's thresholds learn than the rest.
+    threshold_lr, decoder_lr: how much faster jumprelu's thresholds, and W_dec, learn than the rest.
     lr is for d_sae = 4096 where lr_by_width scales it by √(4096 / d_sae), and for lr_steps steps or
-    more; a shorter run gets more, see `default_lr`.
+    more; a shorter run gets more, see `default_lr`, and a smaller adam_beta2, see `default_beta2`.
     """
 
     paper: str
     activation: Activation
     reconstruction: Literal["relative", "squared"]
+    huber: float | None = None
     sparsity: Literal["l1", "l1_decoder_norm", "l0_step", "l0_tanh", "kl"] | None = None
     auxiliary: Literal["auxk", "preact"] | None = None
     decoder: Literal["unit", "free"] = "unit"
@@ -48,6 +51,7 @@ class Recipe:
     lr_by_width: bool = True
     lr_steps: int | None = None
     threshold_lr: float = 1.0
+    decoder_lr: float = 1.0
     warmup_fraction: float = 0.02
     decay_fraction: float
     sparsity_coefficient: float | None = None
@@ -79,34 +83,49 @@ class Recipe:
         most = LR_OF_SHORT_RUNS * min(1.0, width)
         return max(lr, min(lr * (self.lr_steps / max(1, n_steps)) ** 0.5, most))
 
+    def default_beta2(self, n_steps: int) -> float:
+        """Adam's β₂ for so many steps: with lr_steps, it remembers no more than an eighth of them.
+
+        min(adam_beta2, 1 − 8/n_steps), and at least 0.9; else adam_beta2.
+        """
+        if self.lr_steps is None:
+            return self.adam_beta2
+        return min(self.adam_beta2, max(0.9, 1 - 8 / max(1, n_steps)))
+
 
 RECIPES: dict[str, Recipe] = {
     "topk": Recipe(
         paper="Gao et al. 2024, Scaling and evaluating sparse autoencoders, arXiv 2406.04093",
         activation="topk",
         reconstruction="relative",
+        huber=1.0,
         auxiliary="auxk",
         auxk_coefficient=1 / 32,
         k_anneal_fraction=0.0,
         whitening=0.5,
         lr=2e-3,
         lr_steps=10_000,
+        decoder_lr=2.0,
         warmup_fraction=0.05,
         decay_fraction=0.8,
+        adam_beta1=0.7,
         adam_beta2=0.99,
     ),
     "batchtopk": Recipe(
         paper="Bussmann et al. 2024, BatchTopK sparse autoencoders, arXiv 2412.06410",
         activation="batchtopk",
         reconstruction="relative",
+        huber=1.0,
         auxiliary="auxk",
         auxk_coefficient=1 / 32,
         k_anneal_fraction=0.0,
         whitening=0.5,
         lr=2e-3,
         lr_steps=10_000,
+        decoder_lr=2.0,
         warmup_fraction=0.05,
         decay_fraction=0.8,
+        adam_beta1=0.7,
         adam_beta2=0.99,
     ),
     "matryoshka": Recipe(
@@ -121,8 +140,10 @@ RECIPES: dict[str, Recipe] = {
         whitening=0.5,
         lr=2e-3,
         lr_steps=10_000,
+        decoder_lr=2.0,
         warmup_fraction=0.05,
         decay_fraction=0.8,
+        adam_beta1=0.7,
         adam_beta2=0.99,
     ),
     "jumprelu": Recipe(

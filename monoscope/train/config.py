@@ -111,7 +111,9 @@ class TrainConfig:
     @property
     def row(self) -> Recipe:
         """The recipe as this run has it."""
-        return replace(get_recipe(self.recipe), **(self.overrides or {}))
+        recipe = get_recipe(self.recipe)
+        beta2 = recipe.default_beta2(self.n_tokens // self.batch_size)
+        return replace(recipe, **{"adam_beta2": beta2, **(self.overrides or {})})
 
     def resolved(self, sae: SAEConfig) -> TrainConfig:
         """The same with every None filled in from the recipe and the sizes of the SAE.

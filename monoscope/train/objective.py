@@ -22,7 +22,7 @@ TANH_SCALE = 4.0  # c of l0_tanh (Conerly 2025)
 class Objective:
     """terms: name → weighted loss term; their sum is what is minimised.
 
-    error: of the reconstruction; spread: mean ‖x − x̄‖², where error is not relative to it.
+    error: ‖x − x̂‖² of the batch; spread: mean ‖x − x̄‖², where error is not relative to it.
     proved: whether the latents of a fixed step are shown to be the right ones.
     Nothing of it is read back from an accelerator before it is asked for.
     """
@@ -67,13 +67,15 @@ def objective(
         prefixes = prefix_counts(config.prefixes, sae.d_sae)
         distances, x_hat = losses.nested(sae, active.codes, prefixes, x)
         errors = distances / (spread if relative else x.shape[0])
+        reconstruction, error = errors.mean(), errors[-1]
     else:
         x_hat = sae.reconstruct(active.codes)
-        measured = (
-            losses.relative_error(x, x_hat, spread) if relative else losses.squared_error(x, x_hat)
-        )
-        errors = measured[None]
-    reconstruction = errors.mean()
+        if not relative:
+            reconstruction = error = losses.squared_error(x, x_hat)
+        elif recipe.huber:
+            reconstruction, error = losses.huber_error(x, x_hat, recipe.huber, spread)
+        else:
+            reconstruction = error = losses.relative_error(x, x_hat, spread)
     proved = active.proved
     terms = {"reconstruction": reconstruction}
     if recipe.sparsity is not None:
@@ -92,7 +94,7 @@ def objective(
         assert config.preact_coefficient is not None
         terms["preact"] = config.preact_coefficient * losses.preact(sae, x)
     each = None if relative else spread / x.shape[0]
-    return Objective(terms, errors[-1].detach(), each, proved)
+    return Objective(terms, error.detach(), each, proved)
 
 
 def sparsity(sae: SAE, recipe: Recipe, config: TrainConfig, active: Active) -> Tensor:

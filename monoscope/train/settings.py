@@ -61,6 +61,8 @@ _ROW_RANGES: dict[str, tuple[float, float, bool]] = {
     "adam_beta2": (0.0, 0.999999, False),
     "adam_eps": (1e-30, 1.0, False),
     "threshold_lr": (0.0, 1e4, True),
+    "decoder_lr": (0.0, 1e4, True),
+    "huber": (0.0, 1e4, False),
     "start_l0": (0.0, LARGEST, False),
     "init_norm": (0.0, 1e3, True),
     "whitening": (0.0, 1.0, False),
@@ -81,6 +83,8 @@ def takes(row: Recipe, name: str) -> bool:
         "k_aux": row.auxiliary == "auxk",
         "resample_every_tokens": row.resample,
         "threshold_lr": row.activation == "jumprelu",
+        "decoder_lr": row.tied is None,
+        "huber": row.huber is not None,
         "start_l0": row.start_l0 is not None,
         "init_norm": row.decoder == "free" and row.tied is None,  # else the norm is given
     }

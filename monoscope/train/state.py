@@ -56,10 +56,16 @@ class TrainState:
     def fresh(
         cls, sae: SAE, recipe: Recipe, lr: float, inputs: Normaliser, seed: int
     ) -> TrainState:
-        slow = [p for n, p in sae.named_parameters() if p.requires_grad and n != "threshold"]
-        groups: list[dict[str, Any]] = [{"params": slow, "lr_scale": 1.0}]
-        if isinstance(sae.threshold, torch.nn.Parameter):
-            groups.append({"params": [sae.threshold], "lr_scale": recipe.threshold_lr})
+        scales = {"threshold": recipe.threshold_lr}
+        if sae.W_dec is not sae.W_enc:
+            scales["W_dec"] = recipe.decoder_lr
+        by_scale: dict[float, list[Tensor]] = {}
+        for name, parameter in sae.named_parameters():
+            if parameter.requires_grad:
+                by_scale.setdefault(scales.get(name, 1.0), []).append(parameter)
+        groups: list[dict[str, Any]] = [
+            {"params": learn, "lr_scale": scale} for scale, learn in by_scale.items()
+        ]
         betas = recipe.adam_beta1, recipe.adam_beta2
         optimizer = RowAdam(groups, lr=lr, eps=recipe.adam_eps, betas=betas)
         last_fired = torch.zeros(sae.d_sae, dtype=torch.int64, device=sae.W_enc.device)

@@ -58,7 +58,7 @@ def term(
     z, f = codes(v, w, x, held.on)
     n = x.shape[0]
     if name == "reconstruction":
-        return reconstruction(v, config, w, x, f)
+        return reconstruction(v, config, w, x, f, held)
     if name == "gate":
         return (x - (z * held.on) @ held.w_dec - held.b_dec).square().sum() / n
     if name == "auxk":
@@ -95,9 +95,15 @@ def sparsity(
     return (rho * torch.log(rho / mean) + (1 - rho) * torch.log((1 - rho) / (1 - mean))).sum()
 
 
-def reconstruction(v: Variant, config: TrainConfig, w: Weights, x: Tensor, f: Tensor) -> Tensor:
+def reconstruction(
+    v: Variant, config: TrainConfig, w: Weights, x: Tensor, f: Tensor, held: Held
+) -> Tensor:
     n = x.shape[0]
     whole = n if v.row.reconstruction == "squared" else (x - x.mean(0)).square().sum()
+    if config.prefixes is None and config.row.huber:
+        r = (x - decode(v, w, f)).norm(dim=1)
+        limit = config.row.huber * (x - held.x_hat).norm(dim=1).sort().values[(n - 1) // 2]
+        return torch.where(r <= limit, r.square(), limit * (2 * r - limit)).sum() / whole
     if config.prefixes is None:
         return (x - decode(v, w, f)).square().sum() / whole
     sizes = prefix_counts(config.prefixes, f.shape[1])
@@ -123,7 +129,7 @@ def straight_through(
     f = f.detach().requires_grad_()
     norms = w["W_dec"].norm(dim=1)
     if name == "reconstruction":
-        loss = reconstruction(v, config, w, x, f)
+        loss = reconstruction(v, config, w, x, f, held)
     else:
         loss = weight * sparsity(v, config, z.detach(), f, norms, held)
     (grad,) = torch.autograd.grad(loss, f)

@@ -21,13 +21,21 @@ DEFAULTS = (
     "k_start",
     "k_anneal_fraction",
     "tied",
+    "huber",
     "threshold_lr",
+    "decoder_lr",
     "decay_fraction",
     "grad_clip",
     "adam_beta1",
     "adam_beta2",
 )
-QUIET = {"threshold_lr": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "k_anneal_fraction": 0.0}
+QUIET = {
+    "threshold_lr": 1.0,
+    "decoder_lr": 1.0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "k_anneal_fraction": 0.0,
+}
 
 
 def tables() -> str:

@@ -8,7 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from monoscope.ops.autograd import decode_values, encode_values, nested_distances
+from monoscope.ops.autograd import (
+    decode_values,
+    encode_values,
+    huber_distance,
+    nested_distances,
+)
 from monoscope.ops.codes import SparseCodes
 from monoscope.ops.select import Encoder
 from monoscope.sae import SAE, SAEConfig, losses
@@ -142,6 +147,38 @@ def test_relative_error_is_one_for_the_mean_and_needs_no_scale() -> None:
     assert float(losses.relative_error(7 * x, 7 * 0.5 * x)) == pytest.approx(
         float(losses.relative_error(x, 0.5 * x))
     )
+
+
+@pytest.mark.parametrize("share", [0.4, 1.0, 1e3])
+def test_huber_is_its_formula_and_has_its_gradient_at_a_fixed_bound(share: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(9, 5, generator=g, dtype=torch.float64)
+    x_hat = (x + torch.randn(9, 5, generator=g, dtype=torch.float64)).requires_grad_()
+    lengths = (x - x_hat).detach().norm(dim=1)
+    bound = share * float(lengths.sort().values[4])
+
+    def plain(x_hat: Tensor) -> Tensor:
+        total = x_hat.new_zeros(())
+        for r in (x - x_hat).norm(dim=1):
+            total = total + (r**2 if r <= bound else bound * (2 * r - bound))
+        return total
+
+    loss, squared = huber_distance(x, x_hat, share)
+    torch.testing.assert_close(loss, plain(x_hat))
+    torch.testing.assert_close(squared, (x - x_hat).detach().square().sum())
+    assert not squared.requires_grad
+    got, expected = (torch.autograd.grad(v, x_hat)[0] for v in (loss, plain(x_hat)))
+    torch.testing.assert_close(got, expected)
+    longest = float(got.norm(dim=1).max())
+    assert longest == pytest.approx(2 * min(bound, float(lengths.max())))
+
+
+def test_huber_of_a_perfect_reconstruction_has_no_gradient() -> None:
+    x = _x()
+    x_hat = x.clone().requires_grad_()
+    loss, _ = huber_distance(x, x_hat, 1.0)
+    loss.backward()
+    assert float(loss.detach()) == 0 and x_hat.grad is not None and not x_hat.grad.any()
 
 
 def test_nested_distances_are_those_of_every_level_and_have_their_gradients() -> None:

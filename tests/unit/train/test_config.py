@@ -299,10 +299,13 @@ def test_half_of_an_annealing_is_refused(recipe: str, settings: Any, message: st
 
 OF_ROW = [
     ("topk", "adam_beta1", 0.5, 1.0, "0 <= adam_beta1 <= 0.9999"),
-    ("topk", "adam_beta2", 0.95, -0.1, "0 <= adam_beta2 <= 0.999999"),
+    ("bricken", "adam_beta2", 0.95, -0.1, "0 <= adam_beta2 <= 0.999999"),
     ("kl", "adam_eps", 1e-3, 0.0, "1e-30 <= adam_eps <= 1"),
     ("jumprelu", "threshold_lr", 1.0, 0.0, "0 < threshold_lr <= 10000"),
     ("jumprelu_tanh", "threshold_lr", 1.0, "1", "0 < threshold_lr <= 10000"),
+    ("topk", "decoder_lr", 1.0, 0.0, "0 < decoder_lr <= 10000"),
+    ("bricken", "decoder_lr", 3.0, -1.0, "0 < decoder_lr <= 10000"),
+    ("topk", "huber", 0.0, -1.0, "0 <= huber <= 10000"),
     ("templeton", "init_norm", 0.05, 0, "0 < init_norm <= 1000"),
     ("topk", "whitening", 1.0, 1.5, "0 <= whitening <= 1"),
     ("topk", "rows", "random", "dat", "one of data, random. Did you mean data"),
@@ -336,6 +339,8 @@ def test_a_field_of_the_row_is_set_ranged_and_changes_what_is_learnt(
     ("recipe", "settings", "message"),
     [
         ("topk", {"threshold_lr": 2.0}, "expected threshold_lr with jumprelu, jumprelu_tanh"),
+        ("ksparse", {"decoder_lr": 2.0}, "decoder_lr does not go with recipe ksparse"),
+        ("matryoshka", {"huber": 1.0}, "expected huber with topk, batchtopk"),
         ("topk", {"start_l0": 8}, "expected start_l0 with jumprelu, jumprelu_tanh, bricken"),
         ("topk", {"init_norm": 0.1}, "init_norm does not go with recipe topk: got init_norm 0.1"),
         ("kl", {"rows": "data"}, "rows does not go with recipe kl"),
