@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from monoscope.data.store import ActivationStore
@@ -12,7 +12,7 @@ from monoscope.features.atlas import Atlas
 from monoscope.features.feature import Row
 from monoscope.lm.protocol import LM
 from monoscope.sae import SAE
-from monoscope.steer import Add, by_rank, find_writers, generate
+from monoscope.steer import Add, WriterScore, by_rank, find_writers, generate
 
 # Not the prompts on which the feature and its strength are chosen.
 SAMPLE_PROMPTS = (
@@ -26,6 +26,7 @@ STRENGTHS, SCREEN_AT = (0.3, 0.4, 0.5), 0.45
 DENSITY = (1e-4, 5e-2)
 _READS = 0.25  # held-out F1 of its label from which a latent of words reads
 _SHARED = 0.005  # a word that more than this share of latents fires on stands for none of them
+_COMMON = 0.02  # share of documents
 _OWNED = 0.9  # share of its activation on one metadata value that makes a latent that value's own
 _N_TYPICAL = 24
 
@@ -37,11 +38,13 @@ def steer_sample(
 ) -> dict[str, Any]:
     """Find the feature that writes best, and what the model says with it turned up.
 
-    Two kinds are tried: features of words that read (their labels hold on held-out documents)
-    promise the words that they fire on, features of one metadata value (a language, say) the tokens
-    typical of its documents.  The JSON of `steer` for the first prompt, all prompts under
-    "samples", what was promised under "promise", and the search
-    under "writer", which is None (and "samples" empty) if no feature promises anything to try.
+    Features of words that read (their labels hold on held-out documents) promise the words that
+    they fire on; where none of them writes, features of one metadata value (a language, say) are
+    tried, which promise the tokens typical of its documents.
+
+    The JSON of `steer` for the first prompt, all prompts under "samples", what was promised under
+    "promise", and the search under "writer", which is None (and "samples" empty) if no feature
+    promises anything to try.
     """
     rows = [
         row
@@ -49,20 +52,18 @@ def steer_sample(
         if DENSITY[0] <= row.density <= DENSITY[1]
     ]
     owners = owned(atlas.meta_mass(), store)
-    words = best_readers(word_promises(lm, rows), rows, N_WORDS)
+    words = best_readers(word_promises(lm, rows, common_tokens(store)), rows, N_WORDS)
     kinds = kind_promises(rows, owners, typical_tokens(store, owners.values(), lm.special_ids))
     tried = [(words, WORD_FINALISTS), (kinds, KIND_FINALISTS)]
     if not words and not kinds:
         return {"n_candidates": 0, "writer": None, "samples": []}
-    ranked = [
-        writer
-        for group, n_finalists in tried
-        if group
-        for writer in find_writers(
-            lm, sae, group, n_finalists=n_finalists, screen_at=SCREEN_AT, strengths=STRENGTHS,
-            seed=seed,
-        )
-    ]  # fmt: skip
+    ranked: list[WriterScore] = []
+    for group, n_finalists in tried:
+        if group and not any(writer.score > 0 for writer in ranked):
+            ranked += find_writers(
+                lm, sae, group, n_finalists=n_finalists, screen_at=SCREEN_AT, strengths=STRENGTHS,
+                seed=seed,
+            )  # fmt: skip
     best = max(ranked, key=lambda writer: writer.score)
     edit = Add(sae, best.latent, times_norm=best.times_norm)
     samples = []
@@ -93,8 +94,11 @@ def kind_promises(
     return {latent: typical[value] for value, own in of.items() for latent in own[:most]}
 
 
-def word_promises(lm: LM, rows: Iterable[Row]) -> Promises:
-    """The words each feature fires on, commonest first; words that many features share left out."""
+def word_promises(lm: LM, rows: Iterable[Row], common: Collection[int] = ()) -> Promises:
+    """The words each feature fires on, commonest first.
+
+    Words that many features share, and those whose tokens are `common`, are left out.
+    """
     fired = {row.latent: [token for token in row.tokens if _is_word(token)] for row in rows}
     shared = Counter(word for words in fired.values() for word in {_bare(w) for w in words})
     most = max(2.0, _SHARED * len(fired))
@@ -104,8 +108,18 @@ def word_promises(lm: LM, rows: Iterable[Row]) -> Promises:
     }
     pieces = sorted({word for words in own.values() for word in words})
     ids = {p: e.ids[0] for p, e in zip(pieces, lm.encode(pieces), strict=True) if len(e.ids) == 1}
+    ids = {piece: token for piece, token in ids.items() if token not in common}
     promised = {latent: by_rank(ids[w] for w in words if w in ids) for latent, words in own.items()}
     return {latent: tokens for latent, tokens in promised.items() if tokens}
+
+
+def common_tokens(store: ActivationStore) -> set[int]:
+    """Tokens of more than _COMMON of the train documents: a model writes them anyway."""
+    n_docs, found_in = 0, Counter[int]()
+    for doc in store.documents("train"):
+        n_docs += 1
+        found_in.update(set(doc.token_ids))
+    return {token for token, n in found_in.items() if n > _COMMON * n_docs}
 
 
 def owned(mass: Mapping[int, Mapping[str, float]], store: ActivationStore) -> dict[int, str]:
