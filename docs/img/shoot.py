@@ -1,6 +1,6 @@
 """Takes the pictures of the viewer that the README shows, from the real server on a real atlas.
 
-    python docs/img/shoot.py runs/demo/atlas [--feature 1461] [--edit 2328=add:0.3norm] [--only run]
+    python docs/img/shoot.py runs/demo/atlas [--feature 2338] [--edit 927=add:0.4norm] [--only run]
 
 Compare is taken where a second atlas of the same model lies beside the first, and its map is made
 where the atlas has none. Needs what `make test` sets up: Playwright, and Debian's Chromium.
@@ -69,8 +69,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("atlas", type=Path)
     parser.add_argument("--runs", type=Path, help="where runs and other atlases lie")
-    parser.add_argument("--feature", type=int, default=1461)
-    parser.add_argument("--edit", default="2328=add:0.3norm")
+    parser.add_argument("--feature", type=int, default=2338)
+    parser.add_argument("--edit", default="927=add:0.4norm")
     parser.add_argument("--only", action="append", help="a page's name; repeatable")
     parser.add_argument("--out", type=Path, default=HERE)
     return parser.parse_args()
