@@ -26,7 +26,7 @@ STRENGTHS, SCREEN_AT = (0.3, 0.4, 0.5), 0.45
 DENSITY = (1e-4, 5e-2)
 _READS = 0.25  # held-out F1 of its label from which a latent of words reads
 _SHARED = 0.005  # a word that more than this share of latents fires on stands for none of them
-_COMMON = 0.02  # share of documents
+_COMMON, _FEW = 0.02, 10  # a word of more documents than this share, and than so many, is common
 _OWNED = 0.9  # share of its activation on one metadata value that makes a latent that value's own
 _N_TYPICAL = 24
 
@@ -114,12 +114,12 @@ def word_promises(lm: LM, rows: Iterable[Row], common: Collection[int] = ()) -> 
 
 
 def common_tokens(store: ActivationStore) -> set[int]:
-    """Tokens of more than _COMMON of the train documents: a model writes them anyway."""
+    """Tokens of more than _COMMON of the train documents, and _FEW: a model writes them anyway."""
     n_docs, found_in = 0, Counter[int]()
     for doc in store.documents("train"):
         n_docs += 1
         found_in.update(set(doc.token_ids))
-    return {token for token, n in found_in.items() if n > _COMMON * n_docs}
+    return {token for token, n in found_in.items() if n > max(_FEW, _COMMON * n_docs)}
 
 
 def owned(mass: Mapping[int, Mapping[str, float]], store: ActivationStore) -> dict[int, str]:

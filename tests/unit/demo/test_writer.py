@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+
 from monoscope.demo.writer import common_tokens, word_promises
 
 IDS = {" maths": 7, " different": 8, " fern": 9}
@@ -34,12 +36,13 @@ def test_words_that_many_features_fire_on_are_not_promised():
     assert set(word_promises(Words(), rows)) == {2, 4}
 
 
-def test_common_is_what_more_than_a_fiftieth_of_the_documents_hold():
-    """Counted once a document, however often it stands there."""
-    docs = [SimpleNamespace(token_ids=[5, 5, 5] if i == 0 else [100 + i]) for i in range(100)]
-    for i in range(3):
+@pytest.mark.parametrize(("n_docs", "most"), [(1000, 20), (100, 10)])
+def test_common_is_what_more_than_a_fiftieth_of_the_documents_hold(n_docs, most):
+    """Counted once a document, however often it stands there; of few documents, more than ten."""
+    docs = [SimpleNamespace(token_ids=[5] * 99 if i == 0 else [100 + i]) for i in range(n_docs)]
+    for i in range(most + 1):
         docs[i].token_ids.append(6)
-    for i in range(2):
+    for i in range(most):
         docs[i].token_ids.append(7)
     store = SimpleNamespace(documents=lambda split: iter(docs) if split == "train" else iter(()))
     assert common_tokens(store) == {6}
