@@ -44,7 +44,7 @@ OTHERS = {
     "test_neuronpedias_client_would_send_our_batches": (
         "neuronpedia", OUT, "features", "neuronpedia"
     ),
-    "test_a_suites_result_is_saebench_output_key_by_key": (
+    "test_a_result_is_saebench_output_key_by_key": (
         "SAEBench result", "peer reads and writes again, key by key", "core", "sae-bench"
     ),
     "test_the_figures_that_should_agree_do": (
